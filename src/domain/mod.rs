@@ -1,0 +1,15 @@
+//! The words of the field and their rules: ids, jobs, messages, outcomes, classes of errors.
+//!
+//! Nothing here does I/O or knows AMQP, SQL or HTTP; every other module may depend on it, and it depends on none.
+
+pub mod command;
+pub mod error_class;
+pub mod ids;
+pub mod job;
+pub mod lane;
+pub mod message;
+
+pub use command::Command;
+pub use error_class::{ErrorClass, ErrorCode};
+pub use ids::{AccountId, AppName, GroupName, IdError, JobId, MsgKey, SdkAppId};
+pub use lane::Lane;

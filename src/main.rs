@@ -1,0 +1,2 @@
+//! im-dispatcher
+fn main() {}
