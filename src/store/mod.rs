@@ -1,1 +1,104 @@
-//! (under construction)
+//! Postgres: the records, and the work that the table owns. Returns domain types, never rows; knows no AMQP and no HTTP.
+
+mod error;
+
+use std::{str::FromStr, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+pub use error::StoreError;
+
+/// How to reach the database.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// `postgres://…`, with the password in it.
+    pub url: SecretString,
+    /// Connections of this process at most.
+    pub max_connections: u32,
+    /// How long a statement waits for a free connection before it fails.
+    pub acquire_timeout: Duration,
+}
+
+impl StoreOptions {
+    /// Options with the defaults of a worker: at most 6 connections, since Postgres pays for each.
+    pub fn new(url: SecretString) -> Self {
+        Self {
+            url,
+            max_connections: 6,
+            acquire_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The database, cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pool: PgPool,
+}
+
+static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
+
+impl Store {
+    /// Prepares the pool without connecting: a database that is away doesn't stop a start.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`] where the URL can't be parsed; its text never holds the password.
+    pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
+        let connect = PgConnectOptions::from_str(options.url.expose_secret())
+            .map_err(|_| StoreError::Url)?
+            .application_name("im-dispatcher")
+            // Every promise rests on it, whatever the server's default is.
+            .options([("synchronous_commit", "on"), ("timezone", "UTC"), ("jit", "off")]);
+        let pool = PgPoolOptions::new()
+            .max_connections(options.max_connections)
+            .acquire_timeout(options.acquire_timeout)
+            .test_before_acquire(false)
+            .connect_lazy_with(connect);
+        Ok(Self { pool })
+    }
+
+    /// The pool, for the statements of this crate's tests and tools.
+    pub fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// Applies the migrations that are compiled in.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        MIGRATOR.run(&self.pool).await.map_err(StoreError::Migrate)
+    }
+
+    /// Whether every migration that is compiled in has been applied; `Ok(Some(version))` names the first that hasn't.
+    pub async fn missing_migration(&self) -> Result<Option<i64>, StoreError> {
+        let applied: Vec<i64> = match sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(&self.pool)
+            .await
+        {
+            Ok(applied) => applied,
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Vec::new(),
+            Err(error) => return Err(StoreError::query("read the applied migrations", error)),
+        };
+        Ok(MIGRATOR
+            .iter()
+            .filter(|migration| migration.migration_type.is_up_migration())
+            .map(|migration| migration.version)
+            .find(|version| !applied.contains(version)))
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        sqlx::query("SELECT 1")
+            .execute(&self.pool)
+            .await
+            .map_err(|error| StoreError::query("ping", error))?;
+        Ok(())
+    }
+
+    /// Closes every connection.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
