@@ -29,7 +29,12 @@ impl Fixed {
     {
         let family = Family::<L, Counter>::default();
         registry.register(name, help, family.clone());
-        Self(labels.into_iter().map(|label| family.get_or_create_owned(&label)).collect())
+        Self(
+            labels
+                .into_iter()
+                .map(|label| family.get_or_create_owned(&label))
+                .collect(),
+        )
     }
 
     /// Adds to a member. An index out of range counts nothing.
@@ -37,12 +42,6 @@ impl Fixed {
         if let Some(counter) = self.0.get(index) {
             counter.inc_by(count);
         }
-    }
-
-    /// A member's count.
-    #[cfg(test)]
-    pub(super) fn get(&self, index: usize) -> u64 {
-        self.0[index].get()
     }
 }
 

@@ -50,7 +50,9 @@ pub enum LogError {
 /// Starts logging to stderr for the rest of the process.
 pub fn init_logging(settings: &LogSettings) -> Result<(), LogError> {
     let terminal = std::io::stderr().is_terminal();
-    let format = settings.format.unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
+    let format = settings
+        .format
+        .unwrap_or(if terminal { LogFormat::Text } else { LogFormat::Json });
     subscriber(&settings.filter, format, terminal, std::io::stderr)?
         .try_init()
         .map_err(LogError::Twice)
@@ -115,7 +117,11 @@ mod tests {
 
     #[test]
     fn no_filter_raises_a_dependency_above_its_cap() {
-        for filter in ["trace", "lapin=trace,sqlx=trace,hyper=trace,reqwest=trace,h2=trace,info", "lapin[{x}]=trace"] {
+        for filter in [
+            "trace",
+            "lapin=trace,sqlx=trace,hyper=trace,reqwest=trace,h2=trace,info",
+            "lapin[{x}]=trace",
+        ] {
             let text = logged(filter, LogFormat::Text, || {
                 tracing::trace!(target: "lapin::frames", "MARKED frame");
                 tracing::debug!(target: "lapin::channel", "MARKED method");
@@ -150,14 +156,19 @@ mod tests {
             tracing::warn!(target: "lapin::channel", "their warning");
         };
         let text = logged("info", LogFormat::Text, emit);
-        assert!(text.contains("our news") && text.contains("their warning") && !text.contains("our detail"), "{text}");
+        assert!(
+            text.contains("our news") && text.contains("their warning") && !text.contains("our detail"),
+            "{text}"
+        );
         assert!(logged("trace", LogFormat::Text, emit).contains("our detail"));
         assert!(!logged("error", LogFormat::Text, emit).contains("our news"));
     }
 
     #[test]
     fn json_is_one_object_a_line_with_fields_at_the_top() {
-        let text = logged("info", LogFormat::Json, || tracing::info!(job.id = "j-1", delay_ms = 5, "parked"));
+        let text = logged("info", LogFormat::Json, || {
+            tracing::info!(job.id = "j-1", delay_ms = 5, "parked")
+        });
         let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
         assert_eq!(line["job.id"], "j-1");
         assert_eq!(line["message"], "parked");

@@ -3,12 +3,7 @@
 use std::{fmt, time::Duration};
 
 use prometheus_client::{
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::Histogram,
-    },
+    metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
 };
 
@@ -221,13 +216,17 @@ impl Metrics {
                 r,
                 "deliveries_settled",
                 "What became of deliveries",
-                Settlement::ALL.iter().map(|settlement| [("settlement", settlement.as_str())]),
+                Settlement::ALL
+                    .iter()
+                    .map(|settlement| [("settlement", settlement.as_str())]),
             ),
             operations: Fixed::register(
                 r,
                 "operations",
                 "Events inside the dispatcher that deserve a count",
-                Operation::ALL.iter().map(|operation| [("operation", operation.as_str())]),
+                Operation::ALL
+                    .iter()
+                    .map(|operation| [("operation", operation.as_str())]),
             ),
             throttled: Fixed::register(
                 r,
@@ -278,10 +277,19 @@ impl Metrics {
             doubts: gauge(r, "doubts", "Messages in doubt, which reconciliation looks after"),
             past_due_seconds: {
                 let gauge = Gauge::default();
-                r.register_with_unit("past_due", "Age of the oldest due work of the table", Unit::Seconds, gauge.clone());
+                r.register_with_unit(
+                    "past_due",
+                    "Age of the oldest due work of the table",
+                    Unit::Seconds,
+                    gauge.clone(),
+                );
                 gauge
             },
-            app_paused: labelled_gauge(r, "app_paused", "1 while an app is paused, by an operator or by refused credentials"),
+            app_paused: labelled_gauge(
+                r,
+                "app_paused",
+                "1 while an app is paused, by an operator or by refused credentials",
+            ),
             ready: gauge(r, "ready", "1 while /readyz says so"),
             events: {
                 let counter = Counter::default();
@@ -298,7 +306,8 @@ impl Metrics {
             Verdict::Ok => 0,
             Verdict::Error(class) => 1 + ErrorClass::ALL.iter().position(|c| *c == class).unwrap_or(0),
         };
-        self.attempts.add(command.index() * (1 + ErrorClass::ALL.len()) + class, 1);
+        self.attempts
+            .add(command.index() * (1 + ErrorClass::ALL.len()) + class, 1);
         if verdict == Verdict::Error(ErrorClass::Throttled) {
             self.throttled.add(command.index(), 1);
         }
@@ -444,7 +453,14 @@ fn labelled_gauge(registry: &mut Registry, name: &str, help: &str) -> Family<[(&
 }
 
 fn by_lane(registry: &mut Registry, name: &str, help: &str, buckets: &'static [f64]) -> Vec<Histogram> {
-    histograms(registry, name, help, buckets, "lane", Lane::ALL.iter().map(|lane| lane.as_str()))
+    histograms(
+        registry,
+        name,
+        help,
+        buckets,
+        "lane",
+        Lane::ALL.iter().map(|lane| lane.as_str()),
+    )
 }
 
 /// A family of histograms in seconds with one closed label.
@@ -459,7 +475,9 @@ fn histograms(
     let make = move || Histogram::new(buckets.iter().copied());
     let family = Family::<[(&'static str, &'static str); 1], Histogram, _>::new_with_constructor(make);
     registry.register_with_unit(name, help, Unit::Seconds, family.clone());
-    values.map(|value| family.get_or_create_owned(&[(label, value)])).collect()
+    values
+        .map(|value| family.get_or_create_owned(&[(label, value)]))
+        .collect()
 }
 
 #[cfg(test)]
@@ -516,7 +534,10 @@ mod tests {
             metrics.error_code(Command::SendMsg, &format!("im-{code}"));
         }
         let text = metrics.encode().unwrap();
-        assert_eq!(text.matches("im_dispatcher_error_codes_total{").count(), OPEN_LABELS + 1);
+        assert_eq!(
+            text.matches("im_dispatcher_error_codes_total{").count(),
+            OPEN_LABELS + 1
+        );
         assert!(text.contains("code=\"other\"} 9800"));
     }
 
@@ -536,7 +557,12 @@ mod tests {
         metrics.call(Command::SendMsg, Duration::from_millis(30));
         metrics.publish_to_record(Lane::Bulk, Duration::from_secs(40));
         let text = metrics.encode().unwrap();
-        for name in ["budget_wait_seconds", "call_seconds", "publish_to_record_seconds", "past_due_seconds"] {
+        for name in [
+            "budget_wait_seconds",
+            "call_seconds",
+            "publish_to_record_seconds",
+            "past_due_seconds",
+        ] {
             assert!(text.contains(&format!("# TYPE im_dispatcher_{name}")), "{name}");
         }
         assert!(text.contains("im_dispatcher_publish_to_record_seconds_bucket{le=\"60.0\",lane=\"bulk\"} 1"));
