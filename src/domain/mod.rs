@@ -8,8 +8,10 @@ pub mod ids;
 pub mod job;
 pub mod lane;
 pub mod message;
+pub mod record;
 
 pub use command::Command;
 pub use error_class::{ErrorClass, ErrorCode};
 pub use ids::{AccountId, AppName, GroupName, IdError, JobId, MsgKey, SdkAppId};
 pub use lane::Lane;
+pub use record::{MessageState, Owner};
