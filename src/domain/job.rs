@@ -1,8 +1,16 @@
 //! Jobs as producers publish them.
+//!
+//! Answers what a job can say. How one is read is in `decode`, how one is written in `encode`, when two are the same in
+//! `digest`.
+
+use std::fmt;
 
 use chrono::{DateTime, Utc};
 
-use super::{AccountId, AppName, GroupName, JobId, MsgKey, message::Message};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{AccountId, AppName, GroupName, JobId, MsgKey, json::Fault, message::Message};
 
 /// The most recipients of one `batch_send` job.
 pub const MAX_RECIPIENTS: usize = 100_000;
@@ -31,7 +39,8 @@ pub struct Job {
 }
 
 /// What follows when a call's answer was lost and the history can't be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
 pub enum OnUnknown {
     /// The end state is `unknown`.
     #[default]
@@ -140,17 +149,130 @@ pub struct DecodeError {
     pub sentence: String,
 }
 
+impl DecodeError {
+    /// Not JSON.
+    pub const INVALID_JSON: &'static str = "invalid-json";
+    /// JSON, but no job.
+    pub const INVALID_JOB: &'static str = "invalid-job";
+
+    pub(crate) fn invalid_job(fault: &Fault) -> Self {
+        Self {
+            word: Self::INVALID_JOB,
+            sentence: fault.to_string(),
+        }
+    }
+
+    pub(crate) fn invalid_json(sentence: String) -> Self {
+        Self {
+            word: Self::INVALID_JSON,
+            sentence,
+        }
+    }
+}
+
+/// The type of a job, as the job spells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobType {
+    /// One message to one recipient.
+    Send,
+    /// One message to many.
+    BatchSend,
+    /// Revokes messages.
+    Revoke,
+    /// Imports a message with its own time.
+    Import,
+    /// Sets a conversation to read.
+    MarkRead,
+    /// Counts unread messages.
+    Unread,
+    /// Every message of a conversation.
+    History,
+}
+
+impl JobType {
+    /// Every type.
+    pub const ALL: [Self; 7] = [
+        Self::Send,
+        Self::BatchSend,
+        Self::Revoke,
+        Self::Import,
+        Self::MarkRead,
+        Self::Unread,
+        Self::History,
+    ];
+
+    /// The word of the job's field `type`, of routing keys, metrics and the database.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Send => "send",
+            Self::BatchSend => "batch_send",
+            Self::Revoke => "revoke",
+            Self::Import => "import",
+            Self::MarkRead => "mark_read",
+            Self::Unread => "unread",
+            Self::History => "history",
+        }
+    }
+
+    /// The inverse of [`JobType::as_str`].
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|job_type| job_type.as_str() == word)
+    }
+
+    /// Whether the job's result goes to its `reply_to`, so that it makes no sense without one.
+    pub const fn needs_reply(self) -> bool {
+        matches!(self, Self::Unread | Self::History)
+    }
+
+    /// Whether the job makes messages appear, which are on record and can be revoked.
+    pub const fn sends(self) -> bool {
+        matches!(self, Self::Send | Self::BatchSend | Self::Import)
+    }
+}
+
+impl fmt::Display for JobType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 impl Job {
+    /// The job's type.
+    pub const fn job_type(&self) -> JobType {
+        match self.task {
+            Task::Send { .. } => JobType::Send,
+            Task::BatchSend { .. } => JobType::BatchSend,
+            Task::Revoke(_) => JobType::Revoke,
+            Task::Import { .. } => JobType::Import,
+            Task::MarkRead { .. } => JobType::MarkRead,
+            Task::Unread { .. } => JobType::Unread,
+            Task::History { .. } => JobType::History,
+        }
+    }
+
     /// The type as the job spells it: `send`, `batch_send`, …
     pub const fn type_name(&self) -> &'static str {
-        match self.task {
-            Task::Send { .. } => "send",
-            Task::BatchSend { .. } => "batch_send",
-            Task::Revoke(_) => "revoke",
-            Task::Import { .. } => "import",
-            Task::MarkRead { .. } => "mark_read",
-            Task::Unread { .. } => "unread",
-            Task::History { .. } => "history",
+        self.job_type().as_str()
+    }
+
+    /// The message, if the job has one.
+    pub const fn message(&self) -> Option<&Message> {
+        match &self.task {
+            Task::Send { message, .. } | Task::BatchSend { message, .. } | Task::Import { message, .. } => {
+                Some(message)
+            }
+            _ => None,
         }
+    }
+
+    /// Refuses a job whose result would go nowhere: `unread` and `history` answer through the AMQP property
+    /// `reply_to`, which is not part of the body.
+    pub fn check_reply(&self, has_reply_to: bool) -> Result<(), DecodeError> {
+        if self.job_type().needs_reply() && !has_reply_to {
+            let rule = format!("is missing: the result of a job of type {} goes there", self.job_type());
+            return Err(DecodeError::invalid_job(&Fault::new(rule).at("reply_to")));
+        }
+        Ok(())
     }
 }

@@ -3,12 +3,15 @@
 //! Nothing here does I/O or knows AMQP, SQL or HTTP; every other module may depend on it, and it depends on none.
 
 pub mod command;
+mod decode;
 pub mod error_class;
 pub mod ids;
 pub mod job;
+mod json;
 pub mod lane;
 pub mod message;
 pub mod record;
+mod wire;
 
 pub use command::Command;
 pub use error_class::{ErrorClass, ErrorCode};
