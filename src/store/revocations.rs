@@ -347,9 +347,9 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .map_err(|error| StoreError::query("read messages to revoke", error))?;
-        let mut by_message: HashMap<(&str, i32), &WorkUnit> = units
+        let mut by_message: HashMap<(String, i32), &WorkUnit> = units
             .iter()
-            .map(|unit| ((unit.job.as_str(), unit.part), unit))
+            .map(|unit| ((unit.job.to_string(), unit.part), unit))
             .collect();
         let mut messages = Vec::with_capacity(rows.len());
         for row in rows {
