@@ -10,9 +10,11 @@ pub mod job;
 mod json;
 pub mod lane;
 pub mod message;
+pub mod record;
 mod wire;
 
 pub use command::Command;
 pub use error_class::{ErrorClass, ErrorCode};
 pub use ids::{AccountId, AppName, GroupName, IdError, JobId, MsgKey, SdkAppId};
 pub use lane::Lane;
+pub use record::{MessageState, Owner};

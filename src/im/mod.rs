@@ -1,1 +1,31 @@
-//! (under construction)
+//! How is the IM service asked? The client of its REST API, the wire types, the UserSig and the table of its codes.
+//!
+//! It knows nothing of jobs, queues, records or budgets: it makes one HTTP call when told to and says what came of it.
+
+pub mod client;
+pub mod encode;
+pub mod error;
+pub mod error_code;
+mod guard;
+pub mod history;
+pub mod options;
+mod signer;
+#[cfg(test)]
+mod tests;
+mod transport;
+pub mod user_sig;
+mod wire;
+
+pub use client::{ImClient, unread_calls};
+pub use encode::{ENCODER_VERSION, Pair, encode_batch, encode_import, encode_send, msg_body_len};
+pub use error::{ImError, ImErrorKind};
+pub use error_code::{CodeInfo, class_in_error_list, class_of, lookup};
+pub use history::HistoryWalk;
+pub use options::{ClientOptions, ImApp, ImSetupError};
+pub use wire::{
+    RecipientError,
+    batch_send::BatchReply,
+    history::{HistoryCursor, HistoryMessage, HistoryPage, HistoryQuery, MAX_PAGE},
+    send::SendReply,
+    unread::{MAX_PEERS, UnreadCount, UnreadReply},
+};

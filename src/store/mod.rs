@@ -1,6 +1,15 @@
 //! Postgres: the records, and the work that the table owns. Returns domain types, never rows; knows no AMQP and no HTTP.
 
+mod claims;
+mod doubts;
 mod error;
+mod handover;
+mod outbox;
+mod outcomes;
+mod parts;
+mod revocations;
+mod singles;
+mod work;
 
 use std::{str::FromStr, time::Duration};
 
@@ -10,7 +19,18 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub use claims::{CALL_WINDOW, ClaimVerdict, ExistingJob, ExistingMessage, NewClaim};
+pub use doubts::{Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found};
 pub use error::StoreError;
+pub use handover::{HandedOver, Handover, work_kind};
+pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
+pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, SentOutcome, Settlement, SingleOutcome};
+pub use parts::{
+    CallPair, CancelledMembers, ClosedJob, Member, MemberFailure, PartCall, PartClaim, PartNext, PartOutcome,
+};
+pub use revocations::{CancelledByFanOut, NewRevocation, RawMessage, RevocableMessage, RevocationAdded, RevokeOutcome};
+pub use singles::{FinalSingle, SingleClaim};
+pub use work::{Backlog, Room, StoredJob, WorkKind, WorkUnit};
 
 /// How to reach the database.
 #[derive(Debug, Clone)]
@@ -38,6 +58,8 @@ impl StoreOptions {
 #[derive(Debug, Clone)]
 pub struct Store {
     pool: PgPool,
+    /// Kept for urgent work, so that it never waits behind a campaign's statements.
+    high: PgPool,
 }
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -53,12 +75,23 @@ impl Store {
             .application_name("im-dispatcher")
             // Every promise rests on it, whatever the server's default is.
             .options([("synchronous_commit", "on"), ("timezone", "UTC"), ("jit", "off")]);
-        let pool = PgPoolOptions::new()
-            .max_connections(options.max_connections)
-            .acquire_timeout(options.acquire_timeout)
-            .test_before_acquire(false)
-            .connect_lazy_with(connect);
-        Ok(Self { pool })
+        let high = (options.max_connections / 3).clamp(1, 2);
+        let pool = |connections: u32| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(options.acquire_timeout)
+                .test_before_acquire(false)
+                .connect_lazy_with(connect.clone())
+        };
+        Ok(Self {
+            pool: pool(options.max_connections.saturating_sub(high).max(1)),
+            high: pool(high),
+        })
+    }
+
+    /// The connections for claims and outcomes of a lane.
+    fn hot(&self, high: bool) -> &PgPool {
+        if high { &self.high } else { &self.pool }
     }
 
     /// The pool, for the statements of this crate's tests and tools.
@@ -100,5 +133,6 @@ impl Store {
     /// Closes every connection.
     pub async fn close(&self) {
         self.pool.close().await;
+        self.high.close().await;
     }
 }

@@ -1,0 +1,376 @@
+//! Claims of single calls by deliveries: "I intend to call now", written before the call, many in one statement.
+//!
+//! A claim decides who works. A new id is inserted with its message in state `calling` (or straight in an end state
+//! where a tombstone or the clock says so); an id that is there already comes back with what is known of it.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Store, StoreError};
+use crate::domain::{AccountId, AppName, GroupName, JobId, Lane, MessageState, Owner};
+
+/// How long after its claim a call may still be written, by design: 3 s, the IM backend's own time limit.
+pub const CALL_WINDOW: std::time::Duration = std::time::Duration::from_secs(3);
+
+/// A claim of a job that needs one call: a send or an import.
+#[derive(Debug, Clone)]
+pub struct NewClaim {
+    /// The job.
+    pub id: JobId,
+    /// [`crate::domain::job::Job::digest`].
+    pub digest: [u8; 32],
+    /// The number of its type.
+    pub job_type: i16,
+    /// Its app.
+    pub app: AppName,
+    /// Its group.
+    pub group: Option<GroupName>,
+    /// The lane that it came from.
+    pub lane: Lane,
+    /// The account that the API will use as the sender.
+    pub from: AccountId,
+    /// The recipient.
+    pub to: AccountId,
+    /// As in the job.
+    pub send_at: Option<DateTime<Utc>>,
+    /// As in the job.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// The number of `on_unknown`.
+    pub on_unknown: i16,
+    /// MsgSeq of the call.
+    pub seq: u32,
+    /// MsgRandom of the call.
+    pub random: u32,
+    /// The version of the encoder that will write the body.
+    pub encoder: i16,
+    /// Names this claim for ever.
+    pub token: Uuid,
+    /// Record it as expired instead of claiming it.
+    pub expired: bool,
+}
+
+/// What a claim found.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ClaimVerdict {
+    /// Ours: call now.
+    Claimed {
+        /// The partition key of its message.
+        created_at: DateTime<Utc>,
+    },
+    /// A tombstone covers it: recorded as cancelled.
+    Cancelled {
+        /// The revoke job.
+        revocation: JobId,
+    },
+    /// Recorded as expired.
+    Expired,
+    /// The id is on record already.
+    Existing(Box<ExistingJob>),
+}
+
+/// A job that is on record already.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExistingJob {
+    /// Whether type, target and content are the same.
+    pub same: bool,
+    /// Who has it.
+    pub owner: Owner,
+    /// Whether its recipients are still being written.
+    pub loading: bool,
+    /// The partition key of its messages.
+    pub created_at: DateTime<Utc>,
+    /// The failure of the job as a whole.
+    pub error: Option<(String, String)>,
+    /// Its message, where it has exactly one.
+    pub message: Option<ExistingMessage>,
+}
+
+/// The only message of a job that is on record already.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ExistingMessage {
+    /// Its state.
+    pub state: MessageState,
+    /// Who claimed it last.
+    pub token: Option<Uuid>,
+    /// Calls so far.
+    pub attempts: u32,
+    /// The generation.
+    pub generation: i32,
+    /// Its key.
+    pub msg_key: Option<String>,
+    /// The service's time of it.
+    pub msg_time: Option<i64>,
+    /// Its error.
+    pub error: Option<(String, String)>,
+    /// The revocation that covers it.
+    pub revocation: Option<String>,
+}
+
+impl Store {
+    /// Claims many jobs in one statement. The verdicts come in the order of the claims.
+    ///
+    /// Ids must be distinct. `high` uses the connections that are kept for urgent work.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`]; nothing is claimed then, unless the COMMIT's answer was lost: the same tokens may be
+    /// tried again, and a claim that had been committed comes back as `Existing` with its own token.
+    pub async fn claim_new(&self, high: bool, claims: &[NewClaim]) -> Result<Vec<ClaimVerdict>, StoreError> {
+        let mut order: Vec<&NewClaim> = claims.iter().collect();
+        // One order in every statement: opposite orders deadlock.
+        order.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        let mut found = HashMap::with_capacity(claims.len());
+        // An id without a verdict is one that another transaction is committing: asked again in a new statement.
+        for _ in 0..5 {
+            let asked: Vec<&NewClaim> = order
+                .iter()
+                .copied()
+                .filter(|claim| !found.contains_key(&claim.id))
+                .collect();
+            if asked.is_empty() {
+                break;
+            }
+            self.claim_round(high, &asked, &mut found).await?;
+        }
+        claims
+            .iter()
+            .map(|claim| {
+                found.remove(&claim.id).ok_or_else(|| StoreError::Inconsistent {
+                    table: "jobs",
+                    column: "id",
+                    job: claim.id.to_string(),
+                    value: "neither inserted nor found".to_owned(),
+                })
+            })
+            .collect()
+    }
+
+    async fn claim_round(
+        &self,
+        high: bool,
+        claims: &[&NewClaim],
+        found: &mut HashMap<JobId, ClaimVerdict>,
+    ) -> Result<(), StoreError> {
+        let pool = self.hot(high);
+        let column = Columns::of(claims);
+        let rows = sqlx::query!(
+            r#"
+            WITH input AS (
+                SELECT * FROM unnest($1::text[], $2::bytea[], $3::int2[], $4::text[], $5::text[], $6::int2[],
+                                     $7::text[], $8::text[], $9::timestamptz[], $10::timestamptz[], $11::int2[],
+                                     $12::int8[], $13::int8[], $14::int2[], $15::uuid[], $16::bool[])
+                    AS i(id, digest, type, app, group_name, lane, from_account, to_account, send_at, expires_at,
+                         on_unknown, seq, random, encoder, token, expired)
+            ), verdict AS (
+                SELECT i.*, r.id AS revocation
+                FROM input i
+                LEFT JOIN LATERAL (
+                    SELECT t.id FROM revocations t
+                    WHERE t.target_job = i.id AND (t.to_accounts IS NULL OR i.to_account = ANY (t.to_accounts))
+                    UNION ALL
+                    SELECT g.id FROM revocations g
+                    WHERE g.target_group = i.group_name AND g.lifted_at IS NULL AND g.expires_at > now()
+                    LIMIT 1
+                ) r ON true
+            ), job AS (
+                INSERT INTO jobs (id, digest, type, app, group_name, lane, owner, state, total, send_at, expires_at, on_unknown)
+                SELECT id, digest, type, app, group_name, lane, 0, 1, 1, send_at, expires_at, on_unknown
+                FROM input ORDER BY id
+                ON CONFLICT (id) DO NOTHING
+                RETURNING id, created_at
+            ), message AS (
+                INSERT INTO messages (created_at, job_id, idx, from_account, to_account, state, attempts, token, seq,
+                                      random, encoder, first_call_at, last_call_at, call_by, revoke_id)
+                SELECT job.created_at, job.id, 0, v.from_account, v.to_account,
+                       CASE WHEN v.revocation IS NOT NULL THEN 5 WHEN v.expired THEN 6 ELSE 1 END,
+                       CASE WHEN v.revocation IS NOT NULL OR v.expired THEN 0 ELSE 1 END,
+                       v.token, v.seq, v.random, v.encoder,
+                       CASE WHEN v.revocation IS NULL AND NOT v.expired THEN clock_timestamp() END,
+                       CASE WHEN v.revocation IS NULL AND NOT v.expired THEN clock_timestamp() END,
+                       CASE WHEN v.revocation IS NULL AND NOT v.expired THEN clock_timestamp() + interval '3 seconds' END,
+                       v.revocation
+                FROM job JOIN verdict v USING (id)
+            )
+            SELECT v.id AS "id!", job.created_at AS "created_at?", v.revocation AS "revocation?", v.expired AS "expired!"
+            FROM verdict v LEFT JOIN job USING (id)
+            "#,
+            &column.ids as &[&str],
+            &column.digests as &[&[u8]],
+            &column.types,
+            &column.apps as &[&str],
+            &column.groups as &[Option<&str>],
+            &column.lanes,
+            &column.from as &[&str],
+            &column.to as &[&str],
+            &column.send_at as &[Option<DateTime<Utc>>],
+            &column.expires_at as &[Option<DateTime<Utc>>],
+            &column.on_unknown,
+            &column.seq,
+            &column.random,
+            &column.encoder,
+            &column.tokens,
+            &column.expired,
+        )
+        .fetch_all(pool)
+        .await
+        .map_err(|error| StoreError::query("claim jobs", error))?;
+
+        let mut existing = Vec::new();
+        for row in rows {
+            let Some(claim) = claims.iter().find(|claim| claim.id.as_str() == row.id) else {
+                continue;
+            };
+            let verdict = match (row.created_at, row.revocation) {
+                (None, _) => {
+                    existing.push(*claim);
+                    continue;
+                }
+                (Some(_), Some(revocation)) => ClaimVerdict::Cancelled {
+                    revocation: parse_id(&revocation)?,
+                },
+                (Some(_), None) if row.expired => ClaimVerdict::Expired,
+                (Some(created_at), None) => ClaimVerdict::Claimed { created_at },
+            };
+            found.insert(claim.id.clone(), verdict);
+        }
+        if !existing.is_empty() {
+            for (id, job) in self.existing_jobs(high, &existing).await? {
+                found.insert(id, ClaimVerdict::Existing(Box::new(job)));
+            }
+        }
+        Ok(())
+    }
+
+    async fn existing_jobs(&self, high: bool, claims: &[&NewClaim]) -> Result<Vec<(JobId, ExistingJob)>, StoreError> {
+        let asked: Vec<(&JobId, &[u8])> = claims
+            .iter()
+            .map(|claim| (&claim.id, claim.digest.as_slice()))
+            .collect();
+        self.existing(high, &asked).await
+    }
+
+    /// What is on record of these ids, each with the digest that it is compared with.
+    pub async fn existing(
+        &self,
+        high: bool,
+        asked: &[(&JobId, &[u8])],
+    ) -> Result<Vec<(JobId, ExistingJob)>, StoreError> {
+        let ids: Vec<&str> = asked.iter().map(|(id, _)| id.as_str()).collect();
+        let rows = sqlx::query!(
+            r#"
+            SELECT j.id AS "id!", j.digest AS "digest!", j.owner AS "owner!", j.state AS "state!",
+                   j.created_at AS "created_at!", j.error_code, j.error_message,
+                   m.state AS "message_state?", m.token AS "token?", m.attempts AS "attempts?",
+                   m.generation AS "generation?", m.msg_key AS "msg_key?", m.msg_time AS "msg_time?",
+                   m.error_code AS "message_error_code?", m.error_message AS "message_error?", m.revoke_id AS "revoke_id?"
+            FROM jobs j
+            LEFT JOIN messages m ON m.job_id = j.id AND m.created_at = j.created_at AND m.idx = 0
+                                AND j.total = 1 AND j.type IN (0, 3)
+            WHERE j.id = ANY ($1)
+            "#,
+            &ids as &[&str],
+        )
+        .fetch_all(self.hot(high))
+        .await
+        .map_err(|error| StoreError::query("read jobs that are on record", error))?;
+        let asked: HashMap<&str, (&JobId, &[u8])> =
+            asked.iter().map(|(id, digest)| (id.as_str(), (*id, *digest))).collect();
+        let mut jobs = Vec::with_capacity(rows.len());
+        for row in rows {
+            let Some((id, digest)) = asked.get(row.id.as_str()) else {
+                continue;
+            };
+            let message = match row.message_state {
+                None => None,
+                Some(state) => Some(ExistingMessage {
+                    state: message_state(state, id)?,
+                    token: row.token,
+                    attempts: row.attempts.unwrap_or(0).max(0) as u32,
+                    generation: row.generation.unwrap_or(0),
+                    msg_key: row.msg_key,
+                    msg_time: row.msg_time,
+                    error: row
+                        .message_error_code
+                        .map(|code| (code, row.message_error.unwrap_or_default())),
+                    revocation: row.revoke_id,
+                }),
+            };
+            jobs.push((
+                (*id).clone(),
+                ExistingJob {
+                    same: row.digest == *digest,
+                    owner: Owner::from_number(row.owner),
+                    loading: row.state == 0,
+                    created_at: row.created_at,
+                    error: row.error_code.map(|code| (code, row.error_message.unwrap_or_default())),
+                    message,
+                },
+            ));
+        }
+        Ok(jobs)
+    }
+}
+
+/// Reads a state's number.
+pub(super) fn message_state(number: i16, job: &JobId) -> Result<MessageState, StoreError> {
+    MessageState::from_number(number).ok_or_else(|| StoreError::Inconsistent {
+        table: "messages",
+        column: "state",
+        job: job.to_string(),
+        value: number.to_string(),
+    })
+}
+
+/// Reads a job's id.
+pub(super) fn parse_id(id: &str) -> Result<JobId, StoreError> {
+    JobId::parse(id).map_err(|error| StoreError::Inconsistent {
+        table: "jobs",
+        column: "id",
+        job: id.to_owned(),
+        value: error.to_string(),
+    })
+}
+
+/// The claims as columns.
+struct Columns<'a> {
+    ids: Vec<&'a str>,
+    digests: Vec<&'a [u8]>,
+    types: Vec<i16>,
+    apps: Vec<&'a str>,
+    groups: Vec<Option<&'a str>>,
+    lanes: Vec<i16>,
+    from: Vec<&'a str>,
+    to: Vec<&'a str>,
+    send_at: Vec<Option<DateTime<Utc>>>,
+    expires_at: Vec<Option<DateTime<Utc>>>,
+    on_unknown: Vec<i16>,
+    seq: Vec<i64>,
+    random: Vec<i64>,
+    encoder: Vec<i16>,
+    tokens: Vec<Uuid>,
+    expired: Vec<bool>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(claims: &[&'a NewClaim]) -> Self {
+        Self {
+            ids: claims.iter().map(|c| c.id.as_str()).collect(),
+            digests: claims.iter().map(|c| c.digest.as_slice()).collect(),
+            types: claims.iter().map(|c| c.job_type).collect(),
+            apps: claims.iter().map(|c| c.app.as_str()).collect(),
+            groups: claims.iter().map(|c| c.group.as_ref().map(GroupName::as_str)).collect(),
+            lanes: claims.iter().map(|c| c.lane.index() as i16).collect(),
+            from: claims.iter().map(|c| c.from.as_str()).collect(),
+            to: claims.iter().map(|c| c.to.as_str()).collect(),
+            send_at: claims.iter().map(|c| c.send_at).collect(),
+            expires_at: claims.iter().map(|c| c.expires_at).collect(),
+            on_unknown: claims.iter().map(|c| c.on_unknown).collect(),
+            seq: claims.iter().map(|c| i64::from(c.seq)).collect(),
+            random: claims.iter().map(|c| i64::from(c.random)).collect(),
+            encoder: claims.iter().map(|c| c.encoder).collect(),
+            tokens: claims.iter().map(|c| c.token).collect(),
+            expired: claims.iter().map(|c| c.expired).collect(),
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Handing a job to the table: it then no longer depends on its delivery, which can be acknowledged.
+//!
+//! Everything here may be repeated: a redelivery after a crash half-way goes on where the first try stopped.
+
+use chrono::{DateTime, Utc};
+
+use super::{Store, StoreError, outcomes::Parcel};
+use crate::domain::{
+    AccountId, AppName, Command, GroupName, JobId, Lane,
+    job::{MAX_CALL_RECIPIENTS, Task},
+};
+
+/// Recipients written in one statement while a long job is handed over.
+const SLICE: usize = 5_000;
+
+/// A job on its way to the table.
+#[derive(Debug, Clone)]
+pub struct Handover<'a> {
+    /// The job.
+    pub id: &'a JobId,
+    /// Its digest.
+    pub digest: [u8; 32],
+    /// The number of its type.
+    pub job_type: i16,
+    /// Its app.
+    pub app: &'a AppName,
+    /// Its group.
+    pub group: Option<&'a GroupName>,
+    /// The lane that it came from.
+    pub lane: Lane,
+    /// The account that the API will use as the sender; empty for a job without recipients.
+    pub from: &'a str,
+    /// Its recipients, none for an operation.
+    pub to: &'a [AccountId],
+    /// Not before.
+    pub send_at: Option<DateTime<Utc>>,
+    /// Not after.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// The number of `on_unknown`.
+    pub on_unknown: i16,
+    /// The command that its first step needs.
+    pub command: Command,
+    /// What the producer published.
+    pub parcel: &'a Parcel,
+    /// Not to be tried before that many seconds have passed, beside `send_at`.
+    pub delay: std::time::Duration,
+}
+
+/// What became of a hand-over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandedOver {
+    /// The table owns it now, or has owned it already: acknowledge the delivery.
+    Done,
+    /// It ended already, owned by an earlier delivery.
+    Finished,
+    /// The id belongs to another content.
+    Conflict,
+    /// A delivery of it is being carried out elsewhere, or was when its worker died.
+    Live,
+}
+
+/// The kind of `work` that carries a task out.
+pub const fn work_kind(task: &Task) -> i16 {
+    match task {
+        Task::Send { .. } | Task::BatchSend { .. } | Task::Import { .. } => 0,
+        Task::Revoke(_) => 2,
+        Task::MarkRead { .. } | Task::Unread { .. } | Task::History { .. } => 4,
+    }
+}
+
+impl Store {
+    /// Hands a job that has made no call yet to the table: its row, its recipients in slices, then the flip.
+    pub async fn hand_over(&self, job: &Handover<'_>) -> Result<HandedOver, StoreError> {
+        let row = sqlx::query!(
+            r#"
+            INSERT INTO jobs (id, digest, type, app, group_name, lane, owner, state, total, send_at, expires_at,
+                              on_unknown, body, properties, queue)
+            VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, $8, $9, $10, $11, $12, $13)
+            ON CONFLICT (id) DO NOTHING
+            RETURNING created_at
+            "#,
+            job.id.as_str(),
+            job.digest.as_slice(),
+            job.job_type,
+            job.app.as_str(),
+            job.group.map(GroupName::as_str),
+            job.lane.index() as i16,
+            job.to.len() as i32,
+            job.send_at,
+            job.expires_at,
+            job.on_unknown,
+            job.parcel.body,
+            job.parcel.properties,
+            job.parcel.queue,
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(|error| StoreError::query("record a job", error))?;
+        let created_at = match row {
+            Some(row) => row.created_at,
+            None => {
+                let existing = self.existing(false, &[(job.id, job.digest.as_slice())]).await?;
+                let Some((_, existing)) = existing.into_iter().next() else {
+                    return Err(StoreError::Inconsistent {
+                        table: "jobs",
+                        column: "id",
+                        job: job.id.to_string(),
+                        value: "neither inserted nor found".to_owned(),
+                    });
+                };
+                match existing {
+                    existing if !existing.same => return Ok(HandedOver::Conflict),
+                    existing if existing.loading => existing.created_at,
+                    existing if existing.owner == crate::domain::Owner::Table => return Ok(HandedOver::Done),
+                    existing
+                        if existing
+                            .message
+                            .as_ref()
+                            .is_some_and(|message| !message.state.is_final()) =>
+                    {
+                        return Ok(HandedOver::Live);
+                    }
+                    _ => return Ok(HandedOver::Finished),
+                }
+            }
+        };
+        self.write_recipients(job, created_at).await?;
+        self.flip(job, created_at).await?;
+        Ok(HandedOver::Done)
+    }
+
+    async fn write_recipients(&self, job: &Handover<'_>, created_at: DateTime<Utc>) -> Result<(), StoreError> {
+        for (slice, recipients) in job.to.chunks(SLICE).enumerate() {
+            let first = (slice * SLICE) as i32;
+            let to: Vec<&str> = recipients.iter().map(AccountId::as_str).collect();
+            sqlx::query!(
+                "INSERT INTO messages (created_at, job_id, idx, from_account, to_account, state)
+                 SELECT $1, $2, ($3::int4 + ordinality - 1)::int4, $4, account, 0
+                 FROM unnest($5::text[]) WITH ORDINALITY AS t(account, ordinality)
+                 ON CONFLICT DO NOTHING",
+                created_at,
+                job.id.as_str(),
+                first,
+                job.from,
+                &to as &[&str],
+            )
+            .execute(&self.pool)
+            .await
+            .map_err(|error| StoreError::query("record recipients", error))?;
+        }
+        Ok(())
+    }
+
+    async fn flip(&self, job: &Handover<'_>, created_at: DateTime<Utc>) -> Result<(), StoreError> {
+        let kind = if job.to.is_empty() { 4_i16 } else { 0 };
+        let parts = job.to.len().div_ceil(MAX_CALL_RECIPIENTS).max(1) as i32;
+        sqlx::query!(
+            r#"
+            WITH flipped AS (
+                UPDATE jobs SET owner = 1, state = 1, open_parts = $2 WHERE id = $1 AND state = 0 RETURNING id
+            )
+            INSERT INTO work (kind, job_id, part, created_at, lane, app, command, group_name, due_at)
+            SELECT $3, flipped.id, part, $4, $5, $6, $7, $8,
+                   greatest(coalesce($9, now()), now() + make_interval(secs => $10))
+            FROM flipped, generate_series(0, $2 - 1) AS part
+            ON CONFLICT DO NOTHING
+            "#,
+            job.id.as_str(),
+            parts,
+            kind,
+            created_at,
+            job.lane.index() as i16,
+            job.app.as_str(),
+            job.command.index() as i16,
+            job.group.map(GroupName::as_str),
+            job.send_at,
+            job.delay.as_secs_f64(),
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(|error| StoreError::query("flip a job to the table", error))?;
+        Ok(())
+    }
+
+    /// Hands a second delivery of a job to the table whose first is live elsewhere, or was when its worker died:
+    /// reconciliation finds out, `after` from now at the earliest.
+    pub async fn hand_over_live(
+        &self,
+        id: &JobId,
+        created_at: DateTime<Utc>,
+        lane: Lane,
+        app: &AppName,
+        group: Option<&GroupName>,
+        parcel: &Parcel,
+        after: std::time::Duration,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            r#"
+            WITH flipped AS (
+                UPDATE jobs SET owner = 1, body = $2, properties = $3, queue = $4 WHERE id = $1 AND owner = 0
+                RETURNING id
+            ), doubt AS (
+                UPDATE messages m SET state = 2 FROM flipped
+                WHERE m.job_id = flipped.id AND m.created_at = $5 AND m.idx = 0 AND m.state = 1
+            )
+            INSERT INTO work (kind, job_id, part, created_at, lane, app, command, group_name, due_at)
+            SELECT 0, flipped.id, 0, $5, $6, $7, 3, $8, now() + make_interval(secs => $9) FROM flipped
+            ON CONFLICT DO NOTHING
+            "#,
+            id.as_str(),
+            parcel.body,
+            parcel.properties,
+            parcel.queue,
+            created_at,
+            lane.index() as i16,
+            app.as_str(),
+            group.map(GroupName::as_str),
+            after.as_secs_f64(),
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(|error| StoreError::query("hand a second delivery to the table", error))?;
+        Ok(())
+    }
+}
