@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::{
     domain::{AppName, GroupName, JobId, job::RevokeTarget, status::MessageState},
-    store::{MessagePage, Store},
+    store::{After, MessagePage, Store},
     telemetry::Metrics,
 };
 
@@ -29,8 +29,6 @@ use super::{
 
 /// The longest body that is read: a revoke target with the most recipients, 100,000 of 32 bytes, quoted.
 const MAX_BODY: usize = 4 * 1024 * 1024;
-/// From the end of a request's headers to its answer, its body included.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The most messages of one page.
 const MAX_PAGE: u32 = 10_000;
 
@@ -76,7 +74,7 @@ pub struct HttpState {
 }
 
 /// Every route.
-pub(super) fn router(state: HttpState) -> Router {
+pub(super) fn router(state: HttpState, patience: Duration) -> Router {
     let api = Router::new()
         .route("/api/jobs/{id}", get(job))
         .route("/api/groups/{group}", get(group))
@@ -90,13 +88,15 @@ pub(super) fn router(state: HttpState) -> Router {
         .merge(api)
         .fallback(|| async { ApiError::NotFound("there is nothing at this path".into()) })
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .layer(middleware::from_fn(in_time))
+        .layer(middleware::from_fn(move |request, next| {
+            in_time(patience, request, next)
+        }))
         .with_state(state)
 }
 
 /// A body that trickles in, or a query that hangs, ends here.
-async fn in_time(request: Request, next: Next) -> Result<Response, ApiError> {
-    tokio::time::timeout(REQUEST_TIMEOUT, next.run(request))
+async fn in_time(patience: Duration, request: Request, next: Next) -> Result<Response, ApiError> {
+    tokio::time::timeout(patience, next.run(request))
         .await
         .map_err(|_| ApiError::Timeout)
 }
@@ -112,7 +112,7 @@ async fn metrics(State(state): State<HttpState>) -> Result<impl IntoResponse, Ap
 #[serde(deny_unknown_fields)]
 struct PageQuery {
     limit: Option<u32>,
-    after: Option<u32>,
+    after: Option<String>,
     state: Option<String>,
 }
 
@@ -128,7 +128,7 @@ impl PageQuery {
         let default = MessagePage::default();
         Ok(MessagePage {
             limit: self.limit.map_or(default.limit, |limit| limit.min(MAX_PAGE)),
-            after: self.after,
+            after: self.after.map(After::parse),
             state,
         })
     }
@@ -141,7 +141,7 @@ async fn job(
 ) -> Result<Response, ApiError> {
     let Query(query) = query.map_err(|error| ApiError::Invalid(error.body_text()))?;
     let id = JobId::parse(&id).map_err(|error| ApiError::Invalid(format!("the job id {error}")))?;
-    match state.store.job_status(&id, query.page()?).await? {
+    match state.store.job_status(&id, &query.page()?).await? {
         Some(status) => Ok(Json(status).into_response()),
         None => Err(ApiError::NotFound(format!("no job {id} is on record"))),
     }
@@ -173,7 +173,12 @@ async fn revoke(
         .headers()
         .get(CONTENT_TYPE)
         .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| value.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")));
+        .is_some_and(|value| {
+            value
+                .split(';')
+                .next()
+                .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
+        });
     if !is_json {
         // A form of another site can't send this type without asking first.
         return Err(ApiError::Invalid("Content-Type must be application/json".into()));
@@ -195,11 +200,15 @@ async fn revoke(
         None => JobId::parse(uuid::Uuid::new_v4().to_string()),
     }
     .map_err(|error| ApiError::Invalid(format!("id {error}")))?;
-    state.revoker.revoke(id.clone(), app, target).await.map_err(|error| match error {
-        RevokeError::IdConflict(_) | RevokeError::UnknownApp(_) => ApiError::Invalid(error.to_string()),
-        RevokeError::Unavailable => ApiError::Unavailable("the database"),
-        RevokeError::Internal => ApiError::Internal,
-    })?;
+    state
+        .revoker
+        .revoke(id.clone(), app, target)
+        .await
+        .map_err(|error| match error {
+            RevokeError::IdConflict(_) | RevokeError::UnknownApp(_) => ApiError::Invalid(error.to_string()),
+            RevokeError::Unavailable => ApiError::Unavailable("the database"),
+            RevokeError::Internal => ApiError::Internal,
+        })?;
     Ok((StatusCode::ACCEPTED, Json(json!({"revocation": id}))).into_response())
 }
 

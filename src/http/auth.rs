@@ -27,7 +27,12 @@ pub struct Tokens {
 
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Tokens(admin: {}, readonly: {})", self.admin.is_some(), self.readonly.is_some())
+        write!(
+            f,
+            "Tokens(admin: {}, readonly: {})",
+            self.admin.is_some(),
+            self.readonly.is_some()
+        )
     }
 }
 
@@ -84,7 +89,9 @@ pub(super) async fn guard(State(state): State<HttpState>, request: Request, next
     }
     if !state.tokens.any() && !names_loopback(headers) {
         // A page whose name was made to resolve to 127.0.0.1 is of the same origin to the browser, but not to us.
-        return Err(ApiError::Forbidden("without a token only requests to a loopback host name are answered"));
+        return Err(ApiError::Forbidden(
+            "without a token only requests to a loopback host name are answered",
+        ));
     }
     state.tokens.check(headers, acts)?;
     Ok(next.run(request).await)
@@ -98,7 +105,9 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
     {
         return true;
     }
-    let Some(origin) = headers.get(ORIGIN) else { return false };
+    let Some(origin) = headers.get(ORIGIN) else {
+        return false;
+    };
     let origin_host = origin
         .to_str()
         .ok()
@@ -117,5 +126,8 @@ fn names_loopback(headers: &HeaderMap) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    name == "localhost" || name.parse().is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+    name == "localhost"
+        || name
+            .parse()
+            .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
 }

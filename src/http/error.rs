@@ -85,9 +85,10 @@ impl IntoResponse for ApiError {
         let body = Json(json!({"error": {"code": self.code(), "message": self.to_string()}}));
         let mut response = (self.status(), body).into_response();
         if matches!(self, Self::Unauthorized) {
-            response
-                .headers_mut()
-                .insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"im-dispatcher\""));
+            response.headers_mut().insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"im-dispatcher\""),
+            );
         }
         response
     }

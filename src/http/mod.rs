@@ -15,4 +15,4 @@ pub use api::{HttpState, RevokeError, Revoker};
 pub use auth::Tokens;
 pub use error::ApiError;
 pub use health::{HealthSource, Readiness};
-pub use server::Server;
+pub use server::{Limits, Server};

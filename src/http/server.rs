@@ -16,23 +16,44 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{HttpState, api::router};
 
-/// Connections at once; more wait in the listener's backlog. Probes, a scraper and some dashboards need a tenth.
-const MAX_CONNECTIONS: usize = 256;
-/// Until the headers of a request are there, a kept-alive connection's next request included.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest headers.
 const MAX_HEADERS: usize = 64 * 1024;
-/// No connection grows older: who never reads its answers doesn't hold a place for ever.
-const CONNECTION_LIFETIME: Duration = Duration::from_mins(10);
-/// How long a stop waits for requests under way.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// After a failed accept, which is mostly a lack of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a client may cost.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections at once; more wait in the listener's backlog. Probes, a scraper and some dashboards need a tenth of
+    /// the default, 256.
+    pub connections: usize,
+    /// Until the headers of a request are there, a kept-alive connection's next request included: 10 s.
+    pub headers: Duration,
+    /// From the end of a request's headers to its answer, its body included: 30 s.
+    pub request: Duration,
+    /// No connection grows older, so that who never reads its answers doesn't hold a place for ever: 10 minutes.
+    pub connection: Duration,
+    /// How long a stop waits for requests under way: 5 s.
+    pub drain: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 256,
+            headers: Duration::from_secs(10),
+            request: Duration::from_secs(30),
+            connection: Duration::from_mins(10),
+            drain: Duration::from_secs(5),
+        }
+    }
+}
 
 /// A server that listens.
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
+    limits: Limits,
 }
 
 impl Server {
@@ -40,7 +61,15 @@ impl Server {
     pub async fn bind(address: SocketAddr) -> io::Result<Self> {
         Ok(Self {
             listener: TcpListener::bind(address).await?,
+            limits: Limits::default(),
         })
+    }
+
+    /// The same with other limits.
+    #[must_use]
+    pub const fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
     }
 
     /// Where it listens; with port 0 this says which was given.
@@ -48,10 +77,11 @@ impl Server {
         self.listener.local_addr()
     }
 
-    /// Serves until `stop`, then finishes the requests under way, for 5 seconds at most.
+    /// Serves until `stop`, then finishes the requests under way, for [`Limits::drain`] at most.
     pub async fn run(self, state: HttpState, stop: CancellationToken) {
-        let router = router(state);
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let limits = self.limits;
+        let router = router(state, limits.request);
+        let places = Arc::new(Semaphore::new(limits.connections));
         let tasks = TaskTracker::new();
         loop {
             // The place before the accept: who has none waits in the kernel and costs us nothing.
@@ -70,7 +100,7 @@ impl Server {
                 Ok((stream, _)) => {
                     let (router, stop) = (router.clone(), stop.clone());
                     tasks.spawn(async move {
-                        connection(stream, router, stop).await;
+                        connection(stream, router, limits, stop).await;
                         drop(place);
                     });
                 }
@@ -81,29 +111,29 @@ impl Server {
             }
         }
         tasks.close();
-        if tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
+        if tokio::time::timeout(limits.drain, tasks.wait()).await.is_err() {
             tracing::warn!("HTTP requests were cut off at the stop");
         }
     }
 }
 
-async fn connection(stream: TcpStream, router: axum::Router, stop: CancellationToken) {
+async fn connection(stream: TcpStream, router: axum::Router, limits: Limits, stop: CancellationToken) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
+        .header_read_timeout(limits.headers)
         .max_header_size(MAX_HEADERS)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => Some(ended),
         () = stop.cancelled() => None,
-        () = sleep(CONNECTION_LIFETIME) => None,
+        () = sleep(limits.connection) => None,
     };
     let ended = match ended {
         Some(ended) => ended,
         None => {
             connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(DRAIN_TIMEOUT, connection).await {
+            match tokio::time::timeout(limits.drain, connection).await {
                 Ok(ended) => ended,
                 Err(_) => return,
             }

@@ -8,7 +8,11 @@ mod outbox;
 mod outcomes;
 mod parts;
 mod revocations;
+mod revoke_status;
 mod singles;
+mod status;
+#[cfg(test)]
+mod status_tests;
 mod work;
 
 use std::{str::FromStr, time::Duration};
@@ -30,6 +34,7 @@ pub use parts::{
 };
 pub use revocations::{CancelledByFanOut, NewRevocation, RawMessage, RevocableMessage, RevocationAdded, RevokeOutcome};
 pub use singles::{FinalSingle, SingleClaim};
+pub use status::{After, DEFAULT_PAGE, MessagePage};
 pub use work::{Backlog, Room, StoredJob, WorkKind, WorkUnit};
 
 /// How to reach the database.
@@ -92,6 +97,15 @@ impl Store {
     /// The connections for claims and outcomes of a lane.
     fn hot(&self, high: bool) -> &PgPool {
         if high { &self.high } else { &self.pool }
+    }
+
+    /// The store of a test's own database.
+    #[cfg(test)]
+    pub(crate) fn of_pool(pool: PgPool) -> Self {
+        Self {
+            high: pool.clone(),
+            pool,
+        }
     }
 
     /// The pool, for the statements of this crate's tests and tools.
