@@ -1,1 +1,244 @@
-//! (under construction)
+//! RabbitMQ: jobs come in, events and dead letters go out, and neither a restart nor a cut of the broker changes that.
+//!
+//! Two connections, since an alarm of the broker stops only the one that publishes. Each is kept up by a supervisor,
+//! which rebuilds connection, topology, channels and consumers. This module knows AMQP and the contract's names; it
+//! must not know what a job is, nor what is stored or called.
+//!
+//! ```text
+//! mod            the handle
+//! topology       what exists             link        one connection, and its certain end
+//! supervisor     keeps both up           watchdog    does it get anywhere?
+//! consumer       a queue's deliveries    settle      a disposition becomes an ack
+//! publisher      one call, one answer    publish_channel   confirms, and what was returned
+//! messages       jobs, events, letters   dead_letters      look, replay, discard
+//! ```
+
+mod consumer;
+pub mod dead_letters;
+mod error;
+mod link;
+mod messages;
+mod options;
+mod properties;
+mod publish_channel;
+mod publisher;
+mod settle;
+mod shared;
+mod stats;
+mod supervisor;
+mod topology;
+mod watchdog;
+
+use std::{sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{sync::mpsc, task::JoinHandle, time};
+use tokio_util::sync::DropGuard;
+
+pub use self::{
+    dead_letters::{DeadLetter, DeadLetterReport, DeadLetters, Selection},
+    error::{BrokerError, BrokerSetupError},
+    messages::{EVENT_CONTENT_TYPE, Letter, header},
+    options::BrokerOptions,
+    properties::{MAX_SHORT_STRING, Properties, PropertiesError},
+    publisher::{Confirmed, Publication, PublishError, Publisher},
+    settle::{Delivery, Disposition},
+    shared::BrokerReadiness,
+    stats::{BrokerStats, Counter},
+    topology::{JobQueue, QueueDepth, Topology},
+};
+use self::{
+    link::{Endpoint, Link},
+    publish_channel::Publishing,
+    shared::Shared,
+    supervisor::{Consumers, keep_up},
+};
+use crate::domain::Lane;
+
+/// How long [`Broker::stop_consuming`] waits for the broker's answers.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long [`Broker::close`] waits for both connections; each step inside has a shorter limit of its own.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A handle to the broker layer, cheap to clone. When the last one goes, everything is closed in the background;
+/// [`Broker::close`] waits for it.
+#[derive(Clone)]
+pub struct Broker {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    publisher: Publisher,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+    _stop: DropGuard,
+}
+
+impl Broker {
+    /// Starts connecting and returns at once; a broker that is away is tried again for ever. Needs a tokio runtime.
+    pub fn start(options: BrokerOptions) -> Result<(Self, Deliveries), BrokerSetupError> {
+        let options = Arc::new(options);
+        let endpoint = Endpoint::new(&options)?;
+        let topology = Topology::new(&options.namespace, &options.app_queues)?;
+        let shared = Arc::new(Shared::new(Arc::clone(&options), endpoint, topology));
+        let (publisher, requests) = Publisher::new(&shared);
+        let (outs, deliveries) = streams(&shared);
+        let mut tasks = vec![tokio::spawn(keep_up(Arc::clone(&shared), Publishing::new(requests)))];
+        if options.consume {
+            let consumers = Consumers::new(&shared, &outs);
+            tasks.push(tokio::spawn(keep_up(Arc::clone(&shared), consumers)));
+        }
+        let stop = shared.stop.clone().drop_guard();
+        let inner = Inner {
+            shared,
+            publisher,
+            tasks: Mutex::new(tasks),
+            _stop: stop,
+        };
+        Ok((Self { inner: Arc::new(inner) }, deliveries))
+    }
+
+    /// Publishes jobs, events and dead letters.
+    pub fn publisher(&self) -> Publisher {
+        self.inner.publisher.clone()
+    }
+
+    /// The dead queue's tools.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(self.clone())
+    }
+
+    /// Whether everything is there, and what is not.
+    pub fn readiness(&self) -> BrokerReadiness {
+        self.shared().readiness()
+    }
+
+    /// What was counted since the start.
+    pub fn stats(&self) -> Arc<BrokerStats> {
+        Arc::clone(&self.shared().stats)
+    }
+
+    /// The names in use.
+    pub fn topology(&self) -> &Topology {
+        &self.shared().topology
+    }
+
+    /// Stops taking deliveries, or goes on, while some other service is away. What was delivered stays with its holder
+    /// and can be settled.
+    pub fn pause_consuming(&self, pause: bool) {
+        self.shared()
+            .intake
+            .send_if_modified(|intake| std::mem::replace(&mut intake.paused, pause) != pause);
+    }
+
+    /// The first step of a shutdown: cancels every consumer, for good, and returns when the broker has answered (or
+    /// after 5 s). What was delivered stays with its holder and can be settled.
+    pub async fn stop_consuming(&self) {
+        self.shared().intake.send_modify(|intake| intake.stopped = true);
+        let mut intake = self.shared().intake.subscribe();
+        if time::timeout(STOP_TIMEOUT, intake.wait_for(|intake| intake.active == 0))
+            .await
+            .is_err()
+        {
+            tracing::warn!("not every consumer was cancelled in time");
+        }
+    }
+
+    /// The last step of a shutdown, after the last settle: sends what acks wait, closes channels and connections.
+    /// Unsettled deliveries go back to their queues. Call it before the runtime ends; lapin's threads outlive it
+    /// otherwise and say so.
+    pub async fn close(&self) {
+        self.stop_consuming().await;
+        self.shared().stop.cancel();
+        let tasks = std::mem::take(&mut *self.inner.tasks.lock());
+        for task in tasks {
+            match time::timeout(CLOSE_TIMEOUT, task).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::error!(%error, "a supervisor's task panicked"),
+                Err(_) => tracing::warn!("RabbitMQ's connections were not closed in time"),
+            }
+        }
+    }
+
+    /// How many messages wait in each queue, the dead queue last; a queue that is missing is left out.
+    pub async fn queue_depths(&self) -> Result<Vec<QueueDepth>, BrokerError> {
+        let link = self.wait_for_link().await?;
+        let depths = topology::depths(self.topology(), &link);
+        time::timeout(self.shared().options.attempt_timeout, depths)
+            .await
+            .unwrap_or_else(|_| {
+                Err(BrokerError::Timeout {
+                    what: "ask for the queues' depths".into(),
+                })
+            })
+    }
+
+    /// Waits until the broker layer is ready, for at most `patience`; what is missing otherwise.
+    pub async fn wait_until_ready(&self, patience: Duration) -> Result<(), BrokerReadiness> {
+        let deadline = time::Instant::now() + patience;
+        loop {
+            let readiness = self.readiness();
+            if readiness.ready {
+                return Ok(());
+            }
+            if time::Instant::now() >= deadline {
+                return Err(readiness);
+            }
+            time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    /// A connection to ask something on; a short wait covers a start or a reconnect.
+    async fn wait_for_link(&self) -> Result<Arc<Link>, BrokerError> {
+        let deadline = time::Instant::now() + self.shared().options.event_timeout;
+        loop {
+            match self.shared().any_link() {
+                Err(_) if time::Instant::now() < deadline => time::sleep(Duration::from_millis(20)).await,
+                found => return found,
+            }
+        }
+    }
+}
+
+/// The deliveries of all lanes, a stream each.
+pub struct Deliveries {
+    lanes: [Option<mpsc::Receiver<Delivery>>; 3],
+}
+
+impl Deliveries {
+    /// A lane's stream: its own queue's deliveries and those of the apps' queues of that lane. It ends when the broker
+    /// layer has closed.
+    ///
+    /// # Panics
+    /// If it was taken before: a lane has one reader.
+    pub fn take(&mut self, lane: Lane) -> mpsc::Receiver<Delivery> {
+        self.lanes[lane.index()]
+            .take()
+            .expect("a lane's deliveries are taken once")
+    }
+}
+
+/// A stream for each lane, with room for everything that its queues may have unsettled, twice: what a lost channel had
+/// brought may still lie there when the next one brings it again.
+fn streams(shared: &Shared) -> ([mpsc::Sender<Delivery>; 3], Deliveries) {
+    let room = |lane: Lane| {
+        let queues = shared
+            .topology
+            .job_queues()
+            .iter()
+            .filter(|queue| queue.lane == lane)
+            .count();
+        2 * queues * usize::from(shared.options.prefetch[lane.index()].max(1))
+    };
+    let [(high, h), (normal, n), (bulk, b)] = Lane::ALL.map(|lane| mpsc::channel(room(lane)));
+    (
+        [high, normal, bulk],
+        Deliveries {
+            lanes: [Some(h), Some(n), Some(b)],
+        },
+    )
+}

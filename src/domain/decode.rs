@@ -289,3 +289,6 @@ fn check_message(message: &Message, without: &[&str], rule: &str) -> Result<(), 
     }
     .map_err(|fault| fault.at("message"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -111,7 +111,7 @@ macro_rules! string_id {
                     "minLength": 1,
                     "maxLength": $limit,
                     "pattern": "^[^\\u0000]*$",
-                    "description": concat!($($about),+),
+                    "description": concat!($($about),+).trim(),
                 })
             }
         }

@@ -4,13 +4,21 @@
 
 pub mod command;
 mod decode;
+mod digest;
+mod encode;
 pub mod error_class;
+pub mod event;
 pub mod ids;
 pub mod job;
 mod json;
 pub mod lane;
 pub mod message;
 pub mod record;
+pub mod retry;
+pub mod schema;
+pub mod status;
+#[cfg(test)]
+mod strategies;
 mod wire;
 
 pub use command::Command;

@@ -7,6 +7,7 @@ mod handover;
 mod outbox;
 mod outcomes;
 mod parts;
+mod retry;
 mod revocations;
 mod revoke_status;
 mod singles;
@@ -32,6 +33,7 @@ pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, SentOutcome, Settlemen
 pub use parts::{
     CallPair, CancelledMembers, ClosedJob, Member, MemberFailure, PartCall, PartClaim, PartNext, PartOutcome,
 };
+pub use retry::RetryFilter;
 pub use revocations::{CancelledByFanOut, NewRevocation, RawMessage, RevocableMessage, RevocationAdded, RevokeOutcome};
 pub use singles::{FinalSingle, SingleClaim};
 pub use status::{After, DEFAULT_PAGE, MessagePage};

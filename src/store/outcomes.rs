@@ -528,19 +528,7 @@ impl Store {
         let (command, after, counts) = match &settlement.outcome {
             SingleOutcome::Retry { after, counts } => (settlement.command, *after, *counts),
             SingleOutcome::Doubt { after } => (Command::GetRoamMsg, *after, true),
-            _ => {
-                if let Holder::Work { lease } = &settlement.holder {
-                    sqlx::query!(
-                        "DELETE FROM work WHERE job_id = $1 AND kind = 0 AND part = 0 AND lease = $2",
-                        settlement.id.as_str(),
-                        lease,
-                    )
-                    .execute(&mut **tx)
-                    .await
-                    .map_err(|error| StoreError::query("end a row of work", error))?;
-                }
-                return Ok(());
-            }
+            outcome => return self.end_work_of(tx, settlement, outcome).await,
         };
         match &settlement.holder {
             Holder::Work { lease } => {
@@ -586,6 +574,42 @@ impl Store {
                 .await
                 .map_err(|error| StoreError::query("queue a job in the table", error))?;
             }
+        }
+        Ok(())
+    }
+
+    /// Ends the row of work of an outcome that is an end; what failed keeps what the producer published, so that it can
+    /// be tried again later.
+    async fn end_work_of(
+        &self,
+        tx: &mut Transaction<'static, Postgres>,
+        settlement: &Settlement,
+        outcome: &SingleOutcome,
+    ) -> Result<(), StoreError> {
+        match &settlement.holder {
+            Holder::Work { lease } => {
+                sqlx::query!(
+                    "DELETE FROM work WHERE job_id = $1 AND kind = 0 AND part = 0 AND lease = $2",
+                    settlement.id.as_str(),
+                    lease,
+                )
+                .execute(&mut **tx)
+                .await
+                .map_err(|error| StoreError::query("end a row of work", error))?;
+            }
+            Holder::Delivery(parcel) if matches!(outcome, SingleOutcome::Failed | SingleOutcome::Unknown) => {
+                sqlx::query!(
+                    "UPDATE jobs SET body = $2, properties = $3, queue = $4 WHERE id = $1 AND body IS NULL",
+                    settlement.id.as_str(),
+                    parcel.body,
+                    parcel.properties,
+                    parcel.queue,
+                )
+                .execute(&mut **tx)
+                .await
+                .map_err(|error| StoreError::query("keep a failed job", error))?;
+            }
+            Holder::Delivery(_) => {}
         }
         Ok(())
     }

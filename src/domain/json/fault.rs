@@ -100,15 +100,18 @@ fn printable(name: &str) -> String {
 /// The known name that is closest to an unknown one, if any is close.
 fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
     let lower = name.to_ascii_lowercase();
+    let similarity = |candidate: &str| {
+        let candidate = candidate.to_ascii_lowercase();
+        // One slip of the finger, which the measure below misses in short names.
+        if lower.chars().count() > 2 && strsim::damerau_levenshtein(&lower, &candidate) <= 1 {
+            return 1.0;
+        }
+        strsim::jaro_winkler(&lower, &candidate)
+    };
     known
         .iter()
-        .map(|candidate| {
-            (
-                strsim::jaro_winkler(&lower, &candidate.to_ascii_lowercase()),
-                *candidate,
-            )
-        })
-        // 0.8 accepts a slip or two of the finger and refuses other words (the usual bound, clap's too).
+        .map(|candidate| (similarity(candidate), *candidate))
+        // 0.8 accepts a slip or two and refuses other words (clap's bound is 0.7, which suggests too freely here).
         .filter(|(similarity, _)| *similarity > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)

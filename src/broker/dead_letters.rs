@@ -1,0 +1,362 @@
+//! The dead queue, for its operator: look, replay, discard.
+//!
+//! Letters are read with `basic.get` and stay the queue's until they are acknowledged; whatever is not, goes back when
+//! the channel closes. So a run that is cut off at any point loses nothing: at worst a job was replayed whose letter is
+//! still there, and its `x-im-replay` header tells the worker that it is the same letter. Letters that come back lose
+//! their place in the queue.
+
+use bytes::Bytes;
+use lapin::{
+    Channel,
+    message::BasicGetMessage,
+    options::{BasicAckOptions, BasicGetOptions},
+    types::{AMQPValue, FieldTable},
+};
+use sha2::{Digest, Sha256};
+
+use super::{
+    Broker, BrokerError, Confirmed, Properties, PublishError, messages::header, topology::passive, topology::short,
+};
+use crate::domain::Lane;
+
+/// A dead letter.
+#[derive(Debug, Clone)]
+pub struct DeadLetter {
+    /// Its own name: `x-im-letter`, or made from its content where the broker did the dead-lettering.
+    pub letter_id: String,
+    /// The job's id, from `message_id` or the body; `None` where neither has one.
+    pub job_id: Option<String>,
+    /// The code word. Where the broker did the dead-lettering: `broker-` and its reason (`broker-expired`,
+    /// `broker-delivery_limit`, …), and `unrouted` for a routing key that no lane has.
+    pub code: String,
+    /// Why, as a sentence.
+    pub sentence: String,
+    /// The queue that it came from, if that is known.
+    pub queue: Option<String>,
+    /// How many attempts were made.
+    pub attempts: u32,
+    /// Which generation of the job it was.
+    pub generation: u32,
+    /// What the producer sent.
+    pub body: Bytes,
+    /// With what properties, and the letter's headers.
+    pub properties: Properties,
+}
+
+/// Which letters are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selection {
+    /// Every one that was there at the start.
+    All,
+    /// Those of one job.
+    Job(String),
+    /// One by its own name.
+    Letter(String),
+}
+
+impl Selection {
+    fn matches(&self, letter: &DeadLetter) -> bool {
+        match self {
+            Self::All => true,
+            Self::Job(id) => letter.job_id.as_deref() == Some(id),
+            Self::Letter(id) => letter.letter_id == *id,
+        }
+    }
+}
+
+/// What a run over the dead queue did.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DeadLetterReport {
+    /// Letters that were looked at.
+    pub seen: u64,
+    /// Letters that the selection meant.
+    pub matched: u64,
+    /// Of those, the ones that were replayed or discarded.
+    pub done: u64,
+    /// Letters that are still there, by name, with the reason.
+    pub failed: Vec<(String, String)>,
+}
+
+/// The dead queue of a broker's namespace.
+#[derive(Clone)]
+pub struct DeadLetters {
+    broker: Broker,
+}
+
+impl DeadLetters {
+    pub(super) fn new(broker: Broker) -> Self {
+        Self { broker }
+    }
+
+    /// Up to `limit` letters, the oldest first; all of them stay.
+    pub async fn peek(&self, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        self.find(&Selection::All, limit).await
+    }
+
+    /// Up to `limit` letters that a selection means; all of them stay.
+    pub async fn find(&self, selection: &Selection, limit: usize) -> Result<Vec<DeadLetter>, BrokerError> {
+        let mut run = Run::start(&self.broker).await?;
+        let mut letters = Vec::new();
+        while letters.len() < limit
+            && let Some((letter, _)) = run.next().await?
+        {
+            if selection.matches(&letter) {
+                letters.push(letter);
+            }
+        }
+        run.finish().await;
+        Ok(letters)
+    }
+
+    /// Puts the jobs of the selected letters back into the queues that they came from, or into one lane's. A letter is
+    /// acknowledged when the broker has confirmed its job. What came by a routing key that no lane has goes to `normal`.
+    pub async fn replay(&self, selection: &Selection, to: Option<Lane>) -> Result<DeadLetterReport, BrokerError> {
+        self.each(selection, async |letter: &DeadLetter| {
+            let topology = &self.broker.shared().topology;
+            let own = letter
+                .queue
+                .as_deref()
+                .and_then(|queue| Some((queue, topology.lane_of(queue)?)));
+            let lane = to.or_else(|| own.map(|(_, lane)| lane)).unwrap_or(Lane::Normal);
+            let common = topology.lane_queue(lane);
+            let queue = match own {
+                Some((queue, _)) if to.is_none() => queue,
+                _ => &common,
+            };
+            let publisher = self.broker.publisher();
+            let publish = |queue: String| {
+                let (id, properties, body) = (&letter.letter_id, &letter.properties, letter.body.clone());
+                let publisher = &publisher;
+                async move { publisher.replay(&queue, id, properties, body).await }
+            };
+            match publish(queue.to_owned()).await? {
+                Confirmed::Routed => Ok(()),
+                // An app's own queue that is no more: its lane takes the job.
+                Confirmed::Unroutable if queue != common => match publish(common).await? {
+                    Confirmed::Routed => Ok(()),
+                    Confirmed::Unroutable => Err(PublishError::Away("the lane's queue is missing".into())),
+                },
+                Confirmed::Unroutable => Err(PublishError::Away("the lane's queue is missing".into())),
+            }
+        })
+        .await
+    }
+
+    /// Drops the selected letters for good.
+    pub async fn discard(&self, selection: &Selection) -> Result<DeadLetterReport, BrokerError> {
+        self.each(selection, async |_: &DeadLetter| Ok(())).await
+    }
+
+    /// Goes once over the letters that were there at the start; does something with each selected one, then
+    /// acknowledges it.
+    async fn each(
+        &self,
+        selection: &Selection,
+        act: impl AsyncFn(&DeadLetter) -> Result<(), PublishError>,
+    ) -> Result<DeadLetterReport, BrokerError> {
+        let mut run = Run::start(&self.broker).await?;
+        let mut report = DeadLetterReport::default();
+        while let Some((letter, message)) = run.next().await? {
+            report.seen += 1;
+            if !selection.matches(&letter) {
+                continue;
+            }
+            report.matched += 1;
+            match act(&letter).await {
+                Ok(()) => match message.acker.ack(BasicAckOptions::default()).await {
+                    Ok(true) => report.done += 1,
+                    Ok(false) => report
+                        .failed
+                        .push((letter.letter_id, "its channel closed before the ack".into())),
+                    Err(error) => report.failed.push((letter.letter_id, error.to_string())),
+                },
+                Err(error) => report.failed.push((letter.letter_id, error.to_string())),
+            }
+        }
+        run.finish().await;
+        Ok(report)
+    }
+}
+
+/// One pass over the queue. It ends after as many letters as were there at its start, so letters that arrive meanwhile
+/// can't keep it going; and since nothing is given back before its end, it meets none twice.
+struct Run {
+    channel: Channel,
+    queue: String,
+    left: u32,
+}
+
+impl Run {
+    async fn start(broker: &Broker) -> Result<Self, BrokerError> {
+        let link = broker.wait_for_link().await?;
+        let (channel, queue) = (link.channel().await?, broker.shared().topology.dead_queue());
+        let found = passive(&channel, &queue).await;
+        let left = found
+            .map_err(|source| BrokerError::Read {
+                queue: queue.clone(),
+                source,
+            })?
+            .message_count();
+        Ok(Self { channel, queue, left })
+    }
+
+    async fn next(&mut self) -> Result<Option<(DeadLetter, BasicGetMessage)>, BrokerError> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        let got = self
+            .channel
+            .basic_get(short(&self.queue), BasicGetOptions::default())
+            .await;
+        let got = got.map_err(|source| BrokerError::Read {
+            queue: self.queue.clone(),
+            source,
+        })?;
+        Ok(got.map(|mut message| {
+            let body = Bytes::from(std::mem::take(&mut message.delivery.data));
+            let properties = std::mem::take(&mut message.delivery.properties);
+            let (properties, _) = Properties::from_delivery(properties);
+            let routing_key = message.delivery.routing_key.as_str().to_owned();
+            (letter(properties, body, &self.queue, &routing_key), message)
+        }))
+    }
+
+    async fn finish(self) {
+        super::link::close_channel(&self.channel).await;
+    }
+}
+
+/// Reads a letter, ours or one that the broker dead-lettered or could not route.
+fn letter(properties: Properties, body: Bytes, dead_queue: &str, routing_key: &str) -> DeadLetter {
+    let number = |name| {
+        properties
+            .header_u64(name)
+            .and_then(|n| u32::try_from(n).ok())
+            .unwrap_or(0)
+    };
+    let death = first_death(&properties);
+    let (code, sentence, queue) = match (properties.header(header::ERROR_CODE), death) {
+        (Some(code), _) => (
+            code,
+            properties.header(header::ERROR).unwrap_or_default(),
+            properties.header(header::QUEUE),
+        ),
+        (None, Some((reason, queue))) => {
+            let sentence = format!("RabbitMQ dead-lettered it from queue {queue}: {reason}");
+            (format!("broker-{reason}"), sentence, Some(queue))
+        }
+        (None, None) if routing_key != dead_queue => {
+            let sentence = format!("published with routing key {routing_key:?}, which no lane has");
+            ("unrouted".to_owned(), sentence, None)
+        }
+        (None, None) => (
+            "unknown".to_owned(),
+            "put here by somebody else, without a reason".to_owned(),
+            None,
+        ),
+    };
+    DeadLetter {
+        letter_id: properties
+            .header(header::LETTER)
+            .unwrap_or_else(|| made_up_id(&properties, &body)),
+        job_id: properties.message_id().map(str::to_owned).or_else(|| id_in(&body)),
+        code,
+        sentence,
+        queue,
+        attempts: number(header::ATTEMPTS),
+        generation: number(header::GENERATION),
+        body,
+        properties,
+    }
+}
+
+/// Reason and queue of the latest death in `x-death`, which RabbitMQ puts first.
+fn first_death(properties: &Properties) -> Option<(String, String)> {
+    let AMQPValue::FieldArray(deaths) = properties.raw().headers().as_ref()?.inner().get("x-death")? else {
+        return None;
+    };
+    let AMQPValue::FieldTable(death) = deaths.as_slice().first()? else {
+        return None;
+    };
+    let text = |table: &FieldTable, key: &str| match table.inner().get(key) {
+        Some(AMQPValue::LongString(value)) => Some(value.to_string()),
+        _ => None,
+    };
+    Some((text(death, "reason")?, text(death, "queue")?))
+}
+
+/// A name that is the same each time the letter is read.
+fn made_up_id(properties: &Properties, body: &[u8]) -> String {
+    let mut hash = Sha256::new();
+    hash.update(properties.to_bytes());
+    hash.update(body);
+    format!("x-{}", hex::encode(&hash.finalize()[..12]))
+}
+
+/// The `id` of a body that is a JSON object.
+fn id_in(body: &[u8]) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Id {
+        id: Option<String>,
+    }
+    serde_json::from_slice::<Id>(body).ok()?.id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(properties: Properties, routing_key: &str) -> DeadLetter {
+        letter(
+            properties,
+            Bytes::from_static(br#"{"id":"job-7"}"#),
+            "im.jobs.dead",
+            routing_key,
+        )
+    }
+
+    #[test]
+    fn a_letter_of_ours_says_its_own_reason() {
+        let properties = Properties::new()
+            .with_header(header::ERROR_CODE, "im-90001")
+            .with_header(header::ERROR, "the text is too long")
+            .with_header(header::QUEUE, "im.jobs.bulk")
+            .with_header(header::LETTER, "l-1")
+            .with_header_i64(header::ATTEMPTS, 4);
+        let letter = read(properties, "im.jobs.dead");
+        assert_eq!((letter.code.as_str(), letter.attempts), ("im-90001", 4));
+        assert_eq!(
+            (letter.letter_id.as_str(), letter.job_id.as_deref()),
+            ("l-1", Some("job-7"))
+        );
+        assert_eq!(letter.queue.as_deref(), Some("im.jobs.bulk"));
+    }
+
+    #[test]
+    fn a_letter_of_the_brokers_is_read_from_x_death_and_has_a_stable_name() {
+        let mut death = FieldTable::default();
+        death.insert("reason".into(), AMQPValue::LongString("expired".into()));
+        death.insert("queue".into(), AMQPValue::LongString("im.jobs.high".into()));
+        let mut table = FieldTable::default();
+        table.insert(
+            "x-death".into(),
+            AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()),
+        );
+        let properties = Properties::from(lapin::BasicProperties::default().with_headers(table));
+        let letter = read(properties.clone(), "im.jobs.dead");
+        assert_eq!(
+            (letter.code.as_str(), letter.queue.as_deref()),
+            ("broker-expired", Some("im.jobs.high"))
+        );
+        assert_eq!(letter.letter_id, read(properties, "im.jobs.dead").letter_id);
+    }
+
+    #[test]
+    fn a_mistyped_lane_is_told_from_a_stranger() {
+        let unrouted = read(Properties::new(), "hihg");
+        assert_eq!(unrouted.code, "unrouted");
+        assert!(unrouted.sentence.contains("hihg"));
+        assert_eq!(read(Properties::new(), "im.jobs.dead").code, "unknown");
+    }
+}

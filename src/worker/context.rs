@@ -1,0 +1,405 @@
+//! What every part of the worker needs, and the few things that all of them do: wait for a slot, make a call, keep
+//! trying to write a record while the database is away, publish an event.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    app::App,
+    cache::JobCache,
+    events::Events,
+    gate::{Closed, Pass},
+    group_commit::{CommitError, GroupCommit},
+};
+use crate::{
+    broker::{Broker, Publisher},
+    budget::{Budget, CallOutcome, Slot, SlotRequest},
+    domain::{AppName, Command, ErrorClass, GroupName, Lane, retry::RetryPolicy},
+    im::{ImError, ImErrorKind},
+    store::{ClaimVerdict, NewClaim, OutboxEvent, Recorded, RevokeOutcome, SentOutcome, Store, StoreError},
+    telemetry::{Metrics, Verdict as CallVerdict},
+};
+
+/// How long a delivery, or a row of work, waits for a slot before it goes (back) to the table: nothing is held unacked
+/// for long.
+pub(super) const SLOT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Times that the promises rest on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Timing {
+    /// A call's total time-out.
+    pub(super) total_timeout: Duration,
+    /// Added to it before an absence in the history counts.
+    pub(super) settle: Duration,
+}
+
+impl Timing {
+    /// After that long since its claim a call can't still be on its way: the window for its write, the time-out and
+    /// the margin.
+    pub(super) fn quiet(&self) -> Duration {
+        crate::store::CALL_WINDOW + self.total_timeout + self.settle
+    }
+}
+
+/// Why something could not be brought to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Halt {
+    /// The worker stops; what is open goes back to its queue or its lease expires.
+    #[error("the worker is stopping")]
+    Stopping,
+    /// The database refuses the statement: waiting doesn't help.
+    #[error("the database refuses a statement")]
+    Store(#[source] Arc<StoreError>),
+}
+
+impl From<CommitError> for Halt {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Stopped => Self::Stopping,
+            CommitError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+/// A call that didn't give its answer.
+#[derive(Debug)]
+pub(super) enum CallFailure {
+    /// No slot came due before the claim's deadline: nothing was written.
+    TooLate,
+    /// The call failed.
+    Im(Box<ImError>),
+}
+
+/// Everything that the parts of a worker share.
+pub(crate) struct Context {
+    pub(super) namespace: String,
+    pub(super) store: Store,
+    pub(super) apps: HashMap<AppName, Arc<App>>,
+    pub(super) budget: Budget,
+    pub(super) broker: Broker,
+    pub(super) publisher: Publisher,
+    pub(super) retry: RetryPolicy,
+    pub(super) timing: Timing,
+    /// SyncFromOldSystem of an import that counts as unread, and of one that is history.
+    pub(super) import_words: (u8, u8),
+    /// Whether a recipient's own failure makes a dead letter.
+    pub(super) recipient_letters: bool,
+    /// By urgency: high, others.
+    pub(super) claims: [GroupCommit<NewClaim, ClaimVerdict>; 2],
+    /// By urgency: high, others.
+    pub(super) sent: [GroupCommit<SentOutcome, Recorded>; 2],
+    pub(super) revoked: GroupCommit<RevokeOutcome, ()>,
+    /// Calls in flight, by urgency: high has its own reserve.
+    permits: [Arc<Semaphore>; 2],
+    /// Bodies over 1 MB are decoded one at a time.
+    pub(super) large: Semaphore,
+    pub(super) cache: JobCache,
+    pub(super) events: Events,
+    pub(super) metrics: Arc<Metrics>,
+    /// Something is due, or will be soon.
+    pub(super) due: Notify,
+    /// Something is in the outbox.
+    pub(super) outbox: Notify,
+    /// No new work: what was begun is finished.
+    pub(super) draining: CancellationToken,
+    /// What isn't finished now goes back.
+    pub(super) stopping: CancellationToken,
+    database_away: AtomicBool,
+}
+
+/// What a context is made of.
+pub(crate) struct Parts {
+    pub(crate) namespace: String,
+    pub(crate) store: Store,
+    pub(crate) clients: Vec<crate::im::ImClient>,
+    pub(crate) budget: Budget,
+    pub(crate) broker: Broker,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) total_timeout: Duration,
+    pub(crate) settle: Duration,
+    pub(crate) import_words: (u8, u8),
+    pub(crate) recipient_letters: bool,
+    pub(crate) max_in_flight: u32,
+    pub(crate) high_in_flight: u32,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) draining: CancellationToken,
+    pub(crate) stopping: CancellationToken,
+}
+
+impl Context {
+    /// Starts the committing tasks. Must be called inside a runtime.
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        let apps = parts
+            .clients
+            .into_iter()
+            .map(|client| (client.app().name.clone(), Arc::new(App::new(client, parts.total_timeout))))
+            .collect();
+        let claims = [true, false].map(|high| {
+            let store = parts.store.clone();
+            GroupCommit::start(
+                move |claims: Vec<NewClaim>| {
+                    let store = store.clone();
+                    async move { store.claim_new(high, &claims).await }
+                },
+                |a, b| a.id == b.id,
+            )
+        });
+        let sent = [true, false].map(|high| {
+            let store = parts.store.clone();
+            GroupCommit::start(
+                move |outcomes: Vec<SentOutcome>| {
+                    let store = store.clone();
+                    async move { store.record_sent(high, &outcomes).await }
+                },
+                |a, b| a.id == b.id,
+            )
+        });
+        let revoked = {
+            let store = parts.store.clone();
+            GroupCommit::start(
+                move |outcomes: Vec<RevokeOutcome>| {
+                    let store = store.clone();
+                    async move {
+                        store.record_revoked(&outcomes).await?;
+                        Ok(vec![(); outcomes.len()])
+                    }
+                },
+                |a, b| a.unit.job == b.unit.job && a.unit.part == b.unit.part,
+            )
+        };
+        Arc::new(Self {
+            events: Events::new(&parts.namespace),
+            namespace: parts.namespace,
+            store: parts.store,
+            apps,
+            budget: parts.budget,
+            publisher: parts.broker.publisher(),
+            broker: parts.broker,
+            retry: parts.retry,
+            timing: Timing { total_timeout: parts.total_timeout, settle: parts.settle },
+            import_words: parts.import_words,
+            recipient_letters: parts.recipient_letters,
+            claims,
+            sent,
+            revoked,
+            permits: [parts.high_in_flight, parts.max_in_flight]
+                .map(|permits| Arc::new(Semaphore::new(permits as usize))),
+            large: Semaphore::new(1),
+            cache: JobCache::default(),
+            metrics: parts.metrics,
+            due: Notify::new(),
+            outbox: Notify::new(),
+            draining: parts.draining,
+            stopping: parts.stopping,
+            database_away: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether the last statement found the database away.
+    pub(super) fn database_is_away(&self) -> bool {
+        self.database_away.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_database_away(&self, away: bool) {
+        if self.database_away.swap(away, Ordering::Relaxed) != away {
+            if away {
+                tracing::warn!("Postgres is away: no new work is taken until it is back");
+            } else {
+                tracing::info!("Postgres is back");
+            }
+            self.broker.pause_consuming(away);
+        }
+    }
+
+    /// Room for a call in flight. Taken before its slot, so that a slot never waits for room.
+    pub(super) async fn permit(&self, lane: Lane) -> Result<OwnedSemaphorePermit, Halt> {
+        let permits = Arc::clone(&self.permits[usize::from(lane != Lane::High)]);
+        permits.acquire_owned().await.map_err(|_| Halt::Stopping)
+    }
+
+    /// A slot that is due soon; `None` if none came within [`SLOT_PATIENCE`].
+    pub(super) async fn slot(
+        &self,
+        app: &App,
+        command: Command,
+        lane: Lane,
+        group: Option<&GroupName>,
+        recipients: u32,
+    ) -> Option<Slot> {
+        let asked = Instant::now();
+        let request = SlotRequest { lane, group: group.cloned(), recipients, retry_of: false };
+        let slot = tokio::time::timeout(SLOT_PATIENCE, self.budget.slot(app.key(command), request)).await.ok()?;
+        self.metrics.budget_wait(lane, asked.elapsed());
+        Some(slot)
+    }
+
+    /// Makes a call with a granted slot: waits until it is due, asks for another where it came too late to be used, and
+    /// tells budget, gate and metrics what came of it. `deadline` is the claim's: nothing is written after it.
+    pub(super) async fn call<T, F, Fut>(
+        &self,
+        app: &App,
+        command: Command,
+        lane: Lane,
+        recipients: u32,
+        mut slot: Slot,
+        deadline: Instant,
+        make: F,
+    ) -> Result<T, CallFailure>
+    where
+        F: FnOnce() -> Fut,
+        Fut: Future<Output = Result<T, ImError>>,
+    {
+        loop {
+            slot.wait_due().await;
+            if slot.use_now().is_ok() {
+                break;
+            }
+            let request = SlotRequest { lane, group: None, recipients, retry_of: true };
+            let left = deadline.saturating_duration_since(Instant::now());
+            match tokio::time::timeout(left, self.budget.slot(app.key(command), request)).await {
+                Ok(another) => slot = another,
+                Err(_) => return Err(CallFailure::TooLate),
+            }
+        }
+        let began = Instant::now();
+        let result = {
+            let _in_flight = self.metrics.begin_call();
+            make().await
+        };
+        self.metrics.call(command, began.elapsed());
+        slot.answered();
+        self.learn(app, command, result.as_ref().err());
+        result.map_err(|error| CallFailure::Im(Box::new(error)))
+    }
+
+    /// Tells budget, gate and metrics what a call taught.
+    fn learn(&self, app: &App, command: Command, error: Option<&ImError>) {
+        let key = app.key(command);
+        let Some(error) = error else {
+            self.budget.answered(key, CallOutcome::Ok);
+            self.metrics.attempt(command, CallVerdict::Ok);
+            if app.gate.answered() {
+                tracing::info!(app = %app.name, "calls work again");
+            }
+            return;
+        };
+        self.metrics.attempt(command, CallVerdict::Failed(error.class));
+        self.metrics.error_code(command, &error.word());
+        tracing::debug!(app = %app.name, command = %command, class = %error.class, code = %error.word(),
+                        url_random = error.url_random, "a call failed");
+        match error.class {
+            ErrorClass::Throttled => {
+                let app_wide = error.code.is_some_and(|code| code.0 == 60_011);
+                self.budget.answered(key, CallOutcome::Throttled { app_wide });
+                app.gate.answered();
+                return;
+            }
+            ErrorClass::Auth => {
+                if app.gate.refused(Instant::now(), &format!("{}: {}", error.word(), error.text)) {
+                    tracing::error!(app = %app.name, code = %error.word(), text = %error.text,
+                                    "the IM service refuses the app's credentials: its calls pause");
+                }
+            }
+            ErrorClass::Transient | ErrorClass::Ambiguous => match error.kind {
+                ImErrorKind::Deadline | ImErrorKind::Request => {}
+                _ => {
+                    if app.gate.failed(Instant::now(), &error.word()) {
+                        tracing::warn!(app = %app.name, code = %error.word(),
+                                       "the IM service doesn't answer: calls pause until a probe succeeds");
+                    }
+                }
+            },
+            _ => {
+                app.gate.answered();
+            }
+        }
+        self.budget.answered(key, CallOutcome::Ok);
+    }
+
+    /// How long an app's calls have to wait; `None`: they may be made.
+    pub(super) fn gate_wait(&self, app: &App) -> Option<Duration> {
+        match app.gate.check(Instant::now()) {
+            Pass::Go | Pass::Probe => None,
+            Pass::Wait(wait) => Some(wait),
+        }
+    }
+
+    /// The apps whose gates are closed: name, cause and reason.
+    pub(super) fn closed_apps(&self) -> Vec<(AppName, Closed, String)> {
+        let mut closed: Vec<_> = self
+            .apps
+            .values()
+            .filter_map(|app| app.gate.reason().map(|(why, reason)| (app.name.clone(), why, reason)))
+            .collect();
+        closed.sort_by(|a, b| a.0.cmp(&b.0));
+        closed
+    }
+
+    /// Runs a statement until it succeeds: while the database is away it waits, and what is held stays held.
+    pub(super) async fn persist<T, F, Fut>(&self, mut statement: F) -> Result<T, Halt>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, StoreError>>,
+    {
+        self.insist(|| {
+            let statement = statement();
+            async move { statement.await.map_err(|error| CommitError::Store(Arc::new(error))) }
+        })
+        .await
+    }
+
+    /// The same for a group commit.
+    pub(super) async fn insist<T, F, Fut>(&self, mut statement: F) -> Result<T, Halt>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, CommitError>>,
+    {
+        let mut pause = Duration::from_millis(20);
+        loop {
+            let error = match statement().await {
+                Ok(value) => return Ok(value),
+                Err(CommitError::Stopped) => return Err(Halt::Stopping),
+                Err(CommitError::Store(error)) => error,
+            };
+            if !error.is_unavailable() && !error.is_retryable_now() {
+                tracing::error!(error = &*error as &dyn std::error::Error, "a statement failed");
+                return Err(Halt::Store(error));
+            }
+            if error.is_unavailable() {
+                self.set_database_away(true);
+            }
+            tokio::select! {
+                () = self.stopping.cancelled() => return Err(Halt::Stopping),
+                () = tokio::time::sleep(pause) => {}
+            }
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    /// Publishes an event with its confirm; where that takes too long, the outbox takes it over.
+    pub(super) async fn publish_event(&self, event: &OutboxEvent) -> Result<(), Halt> {
+        let reply_to = event.reply_to.clone().map(|queue| (queue, event.correlation_id.clone()));
+        match self.publisher.event(&event.routing_key, &event.event_id, event.body.clone().into(), reply_to).await {
+            Ok(()) => {
+                self.metrics.events_published(1);
+                Ok(())
+            }
+            Err(error) => {
+                tracing::debug!(%error, "an event goes to the outbox");
+                self.persist(|| self.store.add_event(event)).await?;
+                self.outbox.notify_one();
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Group commit: whatever waits is written together, a lone item waits for nobody.
+//!
+//! One task takes everything that has gathered while the last statement ran and runs the next with it, so the batch
+//! grows with the load by itself.
+
+use std::{future::Future, sync::Arc};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::store::StoreError;
+
+/// The most items of one statement. Beyond some hundred rows a statement's fixed costs no longer show.
+pub(super) const MAX_BATCH: usize = 256;
+
+/// Hands items to one committing task and waits for each one's answer.
+pub(super) struct GroupCommit<T, R> {
+    sender: mpsc::Sender<Item<T, R>>,
+}
+
+type Item<T, R> = (T, oneshot::Sender<Result<R, Arc<StoreError>>>);
+
+/// Why there is no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(super) enum CommitError {
+    /// The statement failed.
+    #[error(transparent)]
+    Store(#[from] Arc<StoreError>),
+    /// The committing task has ended: the process stops.
+    #[error("the worker is stopping")]
+    Stopped,
+}
+
+impl<T: Clone + Send + Sync + 'static, R: Send + 'static> GroupCommit<T, R> {
+    /// Starts the task. `run` writes a batch and answers in its order; `same` tells items that must not share a
+    /// statement: the later one waits for the next.
+    pub(super) fn start<F, Fut>(run: F, same: fn(&T, &T) -> bool) -> Self
+    where
+        F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<Vec<R>, StoreError>> + Send,
+    {
+        let (sender, mut receiver) = mpsc::channel::<Item<T, R>>(4 * MAX_BATCH);
+        tokio::spawn(async move {
+            let mut waiting: Vec<Item<T, R>> = Vec::new();
+            loop {
+                if waiting.is_empty() && receiver.recv_many(&mut waiting, MAX_BATCH).await == 0 {
+                    return;
+                }
+                while waiting.len() < MAX_BATCH
+                    && let Ok(item) = receiver.try_recv()
+                {
+                    waiting.push(item);
+                }
+                let (batch, later) = distinct(std::mem::take(&mut waiting), same);
+                waiting = later;
+                commit(&run, batch).await;
+            }
+        });
+        Self { sender }
+    }
+
+    /// Waits until the item's statement has committed.
+    pub(super) async fn submit(&self, item: T) -> Result<R, CommitError> {
+        let (reply, answer) = oneshot::channel();
+        self.sender.send((item, reply)).await.map_err(|_| CommitError::Stopped)?;
+        Ok(answer.await.map_err(|_| CommitError::Stopped)??)
+    }
+}
+
+/// Splits what may share a statement from what must wait for the next.
+fn distinct<T, R>(items: Vec<Item<T, R>>, same: fn(&T, &T) -> bool) -> (Vec<Item<T, R>>, Vec<Item<T, R>>) {
+    let mut batch: Vec<Item<T, R>> = Vec::with_capacity(items.len());
+    let mut later = Vec::new();
+    for item in items {
+        if batch.iter().any(|(other, _)| same(other, &item.0)) {
+            later.push(item);
+        } else {
+            batch.push(item);
+        }
+    }
+    (batch, later)
+}
+
+/// Writes a batch. One row with bad data fails the whole statement, so then each is written alone and only the
+/// culprit fails.
+async fn commit<T, R, F, Fut>(run: &F, batch: Vec<Item<T, R>>)
+where
+    T: Clone,
+    F: Fn(Vec<T>) -> Fut,
+    Fut: Future<Output = Result<Vec<R>, StoreError>>,
+{
+    let items: Vec<T> = batch.iter().map(|(item, _)| item.clone()).collect();
+    let error = match retried(run, items).await {
+        Ok(answers) => {
+            for ((_, reply), answer) in batch.into_iter().zip(answers) {
+                // Who doesn't wait any more doesn't care.
+                drop(reply.send(Ok(answer)));
+            }
+            return;
+        }
+        Err(error) => error,
+    };
+    if error.is_unavailable() || batch.len() == 1 {
+        let error = Arc::new(error);
+        for (_, reply) in batch {
+            drop(reply.send(Err(Arc::clone(&error))));
+        }
+        return;
+    }
+    for (item, reply) in batch {
+        let answer = retried(run, vec![item]).await.map_err(Arc::new).and_then(|mut answers| {
+            answers.pop().ok_or_else(|| {
+                Arc::new(StoreError::Inconsistent {
+                    table: "jobs",
+                    column: "id",
+                    job: String::new(),
+                    value: "a statement without an answer".to_owned(),
+                })
+            })
+        });
+        drop(reply.send(answer));
+    }
+}
+
+/// Runs a statement again after a deadlock, a serialisation failure or a lock time-out: nothing of it was written.
+async fn retried<T, R, F, Fut>(run: &F, items: Vec<T>) -> Result<Vec<R>, StoreError>
+where
+    T: Clone,
+    F: Fn(Vec<T>) -> Fut,
+    Fut: Future<Output = Result<Vec<R>, StoreError>>,
+{
+    let mut tries = 0;
+    loop {
+        match run(items.clone()).await {
+            Err(error) if error.is_retryable_now() && tries < 5 => {
+                tries += 1;
+                tracing::debug!(tries, error = %error, "a statement is tried again");
+            }
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn everything_that_waits_is_written_together_and_answered_in_order() {
+        let commit = GroupCommit::start(|items: Vec<u32>| async move { Ok(items.iter().map(|n| n * 2).collect()) }, |a, b| a == b);
+        let answers = futures::future::join_all((0..600).map(|n| commit.submit(n))).await;
+        for (n, answer) in answers.into_iter().enumerate() {
+            assert_eq!(answer.unwrap(), n as u32 * 2);
+        }
+    }
+
+    #[tokio::test]
+    async fn items_that_are_the_same_never_share_a_statement() {
+        let commit = GroupCommit::start(
+            |items: Vec<u32>| async move {
+                let mut seen = items.clone();
+                seen.sort_unstable();
+                seen.dedup();
+                assert_eq!(seen.len(), items.len());
+                Ok(items)
+            },
+            |a, b| a == b,
+        );
+        let answers = futures::future::join_all((0..50).map(|_| commit.submit(7))).await;
+        assert!(answers.into_iter().all(|answer| answer.unwrap() == 7));
+    }
+
+    #[tokio::test]
+    async fn one_bad_item_fails_alone() {
+        let commit = GroupCommit::start(
+            |items: Vec<u32>| async move {
+                if items.contains(&3) { Err(StoreError::Url) } else { Ok(items) }
+            },
+            |a, b| a == b,
+        );
+        let answers = futures::future::join_all((0..10).map(|n| commit.submit(n))).await;
+        for (n, answer) in answers.into_iter().enumerate() {
+            assert_eq!(answer.is_err(), n == 3, "item {n}");
+        }
+    }
+}
