@@ -9,6 +9,27 @@ die() {
   exit 1
 }
 
+# --- the end ----------------------------------------------------------------------------------------------------
+
+# at_exit COMMAND: run when the script ends, however it ends, the last named first. The exit status stays.
+exit_commands=()
+at_exit() {
+  exit_commands=("$1" "${exit_commands[@]}")
+  trap run_exit_commands EXIT
+  # The EXIT trap runs after these, with the status that the signal means.
+  trap 'exit 129' HUP
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+}
+run_exit_commands() {
+  local status=$? command
+  trap '' HUP INT TERM
+  for command in "${exit_commands[@]}"; do
+    eval "$command" || say "at exit: $command failed"
+  done
+  exit $status
+}
+
 # --- packages ---------------------------------------------------------------------------------------------------
 
 is_root() { [ "$(id -u)" -eq 0 ]; }
