@@ -296,6 +296,7 @@ fn retention(layers: &Layers) -> Result<RetentionSettings, ConfigError> {
 
 fn log(layers: &Layers) -> Result<LogSettings, ConfigError> {
     Ok(LogSettings {
+        filter_is_set: layers.defaulted("log.filter")?.entry.origin != Origin::Default,
         format: layers
             .setting("log.format")
             .map(|setting| {

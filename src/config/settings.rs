@@ -204,6 +204,8 @@ pub struct LogSettings {
     pub format: Option<LogFormat>,
     /// Directives of an `EnvFilter`.
     pub filter: String,
+    /// Whether someone chose the filter.
+    pub filter_is_set: bool,
 }
 
 /// How a log line is written.
@@ -277,6 +279,16 @@ impl Settings {
     /// Whether an app of that name is mentioned, complete or not.
     pub fn mentions_app(&self, name: &AppName) -> bool {
         self.apps.contains_key(name) || self.incomplete.contains_key(name)
+    }
+
+    /// Logging of a service, or of a command that is over soon: unless someone chose a filter, the latter only warns, so
+    /// that news don't stand between its tables.
+    pub fn log_for(&self, service: bool) -> LogSettings {
+        let mut log = self.log.clone();
+        if !service && !log.filter_is_set {
+            "warn".clone_into(&mut log.filter);
+        }
+        log
     }
 
     fn no_such_app(&self, name: &AppName) -> ConfigError {
