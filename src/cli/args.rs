@@ -59,7 +59,7 @@ mod tests {
     fn patience_is_in_seconds_unless_it_names_its_unit() {
         assert_eq!(patience("--timeout", "30").unwrap(), Duration::from_secs(30));
         assert_eq!(patience("--timeout", "0.5").unwrap(), Duration::from_millis(500));
-        assert_eq!(patience("--timeout", "5m").unwrap(), Duration::from_secs(300));
+        assert_eq!(patience("--timeout", "5m").unwrap(), Duration::from_mins(5));
         assert!(patience("--timeout", "-1").is_err());
     }
 }

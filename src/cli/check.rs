@@ -3,6 +3,7 @@
 use std::{error::Error, fmt::Display, process::ExitCode, time::Duration};
 
 use crate::{
+    broker::Broker,
     config::{Settings, mask_url},
     domain::{AppName, ErrorClass},
     im::ImError,
@@ -143,35 +144,29 @@ async fn check_rabbitmq(settings: &Settings, findings: &mut Findings) {
         Ok(broker) => broker,
         Err(error) => return findings.fail("rabbitmq", error, "set AMQP_URL"),
     };
-    match broker.wait_until_ready(PATIENCE).await {
-        Err(readiness) => {
-            let mend = format!("is RabbitMQ running, and may this user in? AMQP_URL is {url}");
-            findings.fail("rabbitmq", readiness.reasons.join("; "), &mend);
-        }
-        Ok(()) => {
-            findings.ok("rabbitmq", &url);
-            let notes = broker.readiness().notes;
-            match broker.queue_depths().await {
-                Err(error) => findings.fail(
-                    "topology",
-                    error,
-                    "may this user configure, write and read these names?",
-                ),
-                Ok(depths) => {
-                    let consumers: u32 = depths.iter().map(|depth| depth.consumers).sum();
-                    let waiting: u64 = depths.iter().map(|depth| u64::from(depth.messages)).sum();
-                    findings.ok(
-                        "topology",
-                        format_args!("{} queues, {waiting} messages, {consumers} consumers", depths.len()),
-                    );
-                }
-            }
-            for note in notes {
-                findings.warn("topology", note);
-            }
-        }
+    if let Err(readiness) = broker.wait_until_ready(PATIENCE).await {
+        let mend = format!("is RabbitMQ running, and may this user in? AMQP_URL is {url}");
+        findings.fail("rabbitmq", readiness.reasons.join("; "), &mend);
+    } else {
+        findings.ok("rabbitmq", &url);
+        check_topology(&broker, findings).await;
     }
     broker.close().await;
+}
+
+async fn check_topology(broker: &Broker, findings: &mut Findings) {
+    match broker.queue_depths().await {
+        Err(error) => findings.fail("topology", error, "may this user configure, write and read these names?"),
+        Ok(depths) => {
+            let consumers: u32 = depths.iter().map(|depth| depth.consumers).sum();
+            let waiting: u64 = depths.iter().map(|depth| u64::from(depth.messages)).sum();
+            let queues = depths.len();
+            findings.ok("topology", format_args!("{queues} queues, {waiting} messages, {consumers} consumers"));
+        }
+    }
+    for note in broker.readiness().notes {
+        findings.warn("topology", note);
+    }
 }
 
 async fn check_im(settings: &Settings, name: &AppName, findings: &mut Findings) {

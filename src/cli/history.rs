@@ -58,17 +58,17 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> anyhow::Result<Exit
     let app = args.app.name()?;
     let client = im_client(settings, &app)?;
     let limit = settings.require_app(&app)?.limits.calls_per_second(Command::GetRoamMsg);
-    let mut pace = (limit > 0).then(|| {
-        let mut pace = interval(Duration::from_secs(1) / limit);
-        pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        pace
+    let mut ticker = (limit > 0).then(|| {
+        let mut ticker = interval(Duration::from_secs(1) / limit);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        ticker
     });
     let mut walk = HistoryWalk::new(query);
     loop {
-        if let Some(pace) = &mut pace
+        if let Some(ticker) = &mut ticker
             && walk.will_call()
         {
-            pace.tick().await;
+            ticker.tick().await;
         }
         let Some(page) = walk.next_page(&client).await else {
             break;

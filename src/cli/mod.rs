@@ -76,7 +76,7 @@ enum Command {
     MarkRead(mark_read::Args),
     /// Import a message with its own time
     Import(import::Args),
-    /// Print a `UserSig`
+    /// Print a UserSig
     Usersig(usersig::Args),
     /// Try each dependency and print a line for it, with the mend where it fails
     Check,

@@ -14,7 +14,7 @@ use super::{
 pub(super) struct Args {
     /// The account [default: the app's administrator]
     account: Option<String>,
-    /// How long it is valid, such as 24h [default: im.usersig_lifetime]
+    /// How long it is valid, such as 24h [default: the setting `im.usersig_lifetime`]
     #[arg(long, value_name = "DURATION")]
     lifetime: Option<String>,
     #[command(flatten)]

@@ -57,7 +57,7 @@ pub struct AppSettings {
     pub sdk_app_id: SdkAppId,
     /// The app administrator that calls are made as, and the sender of messages that name none.
     pub admin_account: AccountId,
-    /// The key that UserSigs are signed with.
+    /// The key that its `UserSigs` are signed with.
     pub secret: SecretString,
     /// The REST host of its region.
     pub base_url: Url,
@@ -133,9 +133,9 @@ pub struct ImSettings {
     pub usersig_lifetime: Duration,
     /// Certificates in PEM that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// SyncFromOldSystem of an import that counts as unread: 5, or 1 on older services.
+    /// `SyncFromOldSystem` of an import that counts as unread: 5, or 1 on older services.
     pub import_unread: u8,
-    /// SyncFromOldSystem of an import that doesn't count as unread: 2.
+    /// `SyncFromOldSystem` of an import that doesn't count as unread: 2.
     pub import_read: u8,
 }
 

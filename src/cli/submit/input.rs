@@ -48,7 +48,7 @@ impl Lines {
             .metadata()
             .await
             .ok()
-            .filter(|metadata| metadata.is_file())
+            .filter(std::fs::Metadata::is_file)
             .map(|metadata| metadata.len());
         Ok(Self::new(file, bytes, MAX_LINE))
     }

@@ -40,6 +40,7 @@ const WINDOW_BYTES: usize = 64 * 1024 * 1024;
 
 /// Flags of `submit`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
 pub(super) struct Args {
     /// A file with one job a line; - is standard input
     #[arg(default_value = "-", value_name = "FILE")]
