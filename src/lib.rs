@@ -2,6 +2,7 @@
 //!
 //! Jobs come from RabbitMQ, go through a rate budget to the IM REST API, and every MsgKey ends in Postgres.
 
+pub mod app;
 pub mod broker;
 pub mod budget;
 pub mod cli;

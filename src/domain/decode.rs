@@ -15,7 +15,7 @@ use super::{
     },
 };
 
-/// The latest time that an import can carry, in Unix seconds: MsgTimeStamp is 32 bits wide. Milliseconds are beyond it.
+/// The latest time that an import can carry, in Unix seconds: `MsgTimeStamp` is 32 bits wide. Milliseconds are beyond it.
 pub(super) const MAX_TIMESTAMP: u64 = u32::MAX as u64;
 
 impl Job {

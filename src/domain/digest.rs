@@ -16,7 +16,7 @@ use super::{
 const DOMAIN: &[u8] = b"im-dispatcher/job-digest/1\0";
 
 impl Job {
-    /// SHA-256 over a canonical form of the job's type, app, target and content. `text` and a body of one TIMTextElem
+    /// SHA-256 over a canonical form of the job's type, app, target and content. `text` and a body of one `TIMTextElem`
     /// are the same content, and so are recipients in another order, since the calls would be equivalent.
     pub fn digest(&self) -> [u8; 32] {
         let mut canon = Canon::new();
@@ -182,7 +182,9 @@ impl Canon {
             Value::Array(entries) => {
                 self.0.update(b"a");
                 self.0.update((entries.len() as u64).to_be_bytes());
-                entries.iter().for_each(|entry| self.value(entry));
+                for entry in entries {
+                    self.value(entry);
+                }
             }
             Value::Object(fields) => {
                 let mut fields: Vec<_> = fields.iter().collect();

@@ -191,7 +191,7 @@ pub struct EventData {
     pub failed: Option<Vec<RecipientFailure>>,
     /// The service's key of the message.
     pub msg_key: Option<MsgKey>,
-    /// The service's time of the message (MsgTime), in Unix seconds.
+    /// The service's time of the message (`MsgTime`), in Unix seconds.
     pub msg_time: Option<u64>,
     /// The calls that were made for it, counted from 1; 0 if there was none.
     pub attempts: u32,

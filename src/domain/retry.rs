@@ -292,7 +292,7 @@ mod tests {
         #[test]
         fn counted_attempts_end_exactly_at_the_limit(policy in policies(), random in 0.0..=1.0) {
             for class in COUNTED {
-                let tries = (1..).find(|attempts| policy.next(class, *attempts, random) == Next::GiveUp);
+                let tries = (1..=policy.max_attempts).find(|attempts| policy.next(class, *attempts, random) == Next::GiveUp);
                 prop_assert_eq!(tries, Some(policy.max_attempts));
             }
         }

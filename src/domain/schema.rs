@@ -1,7 +1,7 @@
 //! The JSON Schemas of jobs and events, generated from the types that read and write them.
 //!
 //! A job's schema accepts what [`Job::decode`](super::job::Job::decode) accepts, as far as JSON Schema can say it. It
-//! can't say: limits in bytes (an account's 32, a MsgBody's 12,288), keys given twice, that `expires_at` is later than
+//! can't say: limits in bytes (an account's 32, a `MsgBody`'s 12,288), keys given twice, that `expires_at` is later than
 //! `send_at`, that `Ext` is itself JSON, and that an `id` left out comes as the AMQP property `message_id`.
 
 use schemars::{
@@ -32,7 +32,7 @@ pub fn job_schema() -> Value {
             JobType::History => ("HistoryJob", History::json_schema(&mut generator)),
         };
         let envelope = Envelope::json_schema(&mut generator);
-        (name, variant(job_type, envelope, fields))
+        (name, variant(job_type, &envelope, &fields))
     });
     let batch_message = without(&Message::json_schema(&mut generator), &NOT_IN_BATCH);
     let import_message = without(&Message::json_schema(&mut generator), &NOT_IN_IMPORT);
@@ -77,9 +77,9 @@ fn generator() -> SchemaGenerator {
 }
 
 /// A job of one type: the envelope's fields and its own, and no others.
-fn variant(job_type: JobType, envelope: Schema, fields: Schema) -> Value {
-    let mut envelope = object(&envelope);
-    let mut fields = object(&fields);
+fn variant(job_type: JobType, envelope: &Schema, fields: &Schema) -> Value {
+    let mut envelope = object(envelope);
+    let mut fields = object(fields);
     let mut properties = Map::new();
     let mut required = Vec::new();
     for part in [&mut envelope, &mut fields] {
@@ -126,7 +126,7 @@ fn object(schema: &Schema) -> Map<String, Value> {
 fn without(message: &Schema, options: &[&str]) -> Value {
     let mut message = object(message);
     if let Some(Value::Object(properties)) = message.get_mut("properties") {
-        options.iter().for_each(|option| drop(properties.remove(*option)));
+        properties.retain(|name, _| !options.contains(&name.as_str()));
     }
     message.into()
 }

@@ -20,9 +20,9 @@ pub(super) const ENVELOPE: [&str; 8] = [
     "coalesce",
     "on_unknown",
 ];
-/// The options of a message that a `batch_send` can't have: batchsendmsg has no ForbidCallbackControl.
+/// The options of a message that a `batch_send` can't have: batchsendmsg has no `ForbidCallbackControl`.
 pub(super) const NOT_IN_BATCH: [&str; 1] = ["forbid_callbacks"];
-/// The options of a message that an `import` can't have: importmsg has MsgSeq, MsgRandom and CloudCustomData only.
+/// The options of a message that an `import` can't have: importmsg has MsgSeq, MsgRandom and `CloudCustomData` only.
 pub(super) const NOT_IN_IMPORT: [&str; 7] = [
     "offline_push",
     "life_time",

@@ -110,6 +110,11 @@ impl ImError {
         }
     }
 
+    /// A call that was not made at all, for want of a slot or of time.
+    pub fn not_asked(command: Command, text: impl Into<String>) -> Self {
+        Self::without_code(command, ImErrorKind::Deadline, false, text)
+    }
+
     /// A code other than 0 that the service answered.
     pub(super) fn refused(command: Command, code: ErrorCode, info: &str) -> Self {
         let text = match (printable(info), error_code::lookup(code)) {

@@ -148,6 +148,25 @@ impl Store {
         Ok(())
     }
 
+    /// Makes the partitions of the weeks around now; harmless where they are there.
+    pub async fn ensure_partitions(&self) -> Result<(), StoreError> {
+        sqlx::query!(r#"SELECT ensure_partitions() AS "made!""#)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(|error| StoreError::query("make partitions ahead", error))?;
+        Ok(())
+    }
+
+    /// Whether the database is there and takes writes: after a failover it may be read-only for a while.
+    pub async fn is_writable(&self) -> bool {
+        let read_only = sqlx::query_scalar!(
+            r#"SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS "read_only!""#
+        )
+        .fetch_one(&self.pool)
+        .await;
+        matches!(read_only, Ok(false))
+    }
+
     /// Closes every connection.
     pub async fn close(&self) {
         self.pool.close().await;

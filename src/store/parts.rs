@@ -374,7 +374,7 @@ impl Store {
         &self,
         unit: &WorkUnit,
         error: Option<&(String, String)>,
-        event: Option<&OutboxEvent>,
+        events: &[OutboxEvent],
         letter: Option<&OutboxLetter>,
     ) -> Result<(), StoreError> {
         let mut tx = self
@@ -403,7 +403,7 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(|error| StoreError::query("close an operation", error))?;
-        if let Some(event) = event {
+        for event in events {
             self.put_event(&mut tx, event).await?;
         }
         if let Some(letter) = letter {

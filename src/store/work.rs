@@ -84,6 +84,8 @@ pub struct WorkUnit {
     pub lease: Uuid,
     /// Looks at the history without a sight of the message.
     pub looks: u32,
+    /// The job's retry generation that the row belongs to.
+    pub generation: i32,
 }
 
 impl Store {
@@ -109,7 +111,7 @@ impl Store {
             FROM picked p
             WHERE w.job_id = p.job_id AND w.kind = p.kind AND w.part = p.part
             RETURNING w.kind, w.job_id, w.part, w.created_at, w.lane, w.app, w.command, w.group_name, w.attempts,
-                      w.takeovers, w.lease AS "lease!", w.looks
+                      w.takeovers, w.lease AS "lease!", w.looks, w.generation
             "#,
             &commands,
             &apps as &[&str],
@@ -148,6 +150,7 @@ impl Store {
                     takeovers: row.takeovers.max(0) as u32,
                     lease: row.lease,
                     looks: row.looks.max(0) as u32,
+                    generation: row.generation,
                 })
             })
             .collect()

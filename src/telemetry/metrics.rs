@@ -7,7 +7,7 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
-use crate::domain::{Command, ErrorClass, Lane, job::JobType};
+use crate::domain::{Command, ErrorClass, Lane, event::Outcome, job::JobType};
 
 use super::labels::{Fixed, Open};
 
@@ -54,34 +54,6 @@ macro_rules! labels {
         }
     };
 }
-
-labels!(
-    /// How one recipient's message, or a job without recipients, ended.
-    Outcome {
-        /// The service has it.
-        Sent = "sent",
-        /// Surely not sent.
-        Failed = "failed",
-        /// Revoked before it was sent.
-        Cancelled = "cancelled",
-        /// Its time was over.
-        Expired = "expired",
-        /// Held back by sending policy.
-        Suppressed = "suppressed",
-        /// Nobody can tell.
-        Unknown = "unknown",
-        /// Revoked after it was sent.
-        Revoked = "revoked",
-        /// A revocation that failed.
-        RevokeFailed = "revoke_failed",
-        /// Imported.
-        Imported = "imported",
-        /// A conversation set to read.
-        Read = "read",
-        /// A question answered through `reply_to`.
-        Replied = "replied",
-    }
-);
 
 labels!(
     /// What became of a delivery.

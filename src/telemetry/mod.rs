@@ -5,4 +5,4 @@ mod logging;
 mod metrics;
 
 pub use logging::{LogError, init_logging};
-pub use metrics::{InFlight, Metrics, Operation, Outcome, Settlement, Verdict};
+pub use metrics::{InFlight, Metrics, Operation, Settlement, Verdict};

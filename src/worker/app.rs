@@ -28,7 +28,11 @@ impl App {
         Self {
             name: client.app().name.clone(),
             gate: Gate::new(total_timeout + Duration::from_secs(5)),
-            keys: Command::ALL.map(|command| BudgetKey { host: Arc::clone(&host), sdk_app_id, command }),
+            keys: Command::ALL.map(|command| BudgetKey {
+                host: Arc::clone(&host),
+                sdk_app_id,
+                command,
+            }),
             client,
         }
     }

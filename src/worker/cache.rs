@@ -22,7 +22,7 @@ pub(super) struct LoadedJob {
     pub(super) job: Job,
     /// Its AMQP properties.
     pub(super) properties: Properties,
-    /// The job's retry generation when it was loaded.
+    /// Distinct recipients.
     pub(super) total: u32,
 }
 

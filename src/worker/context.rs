@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     broker::{Broker, Publisher},
-    budget::{Budget, CallOutcome, Slot, SlotRequest},
+    budget::{Budget, CallOutcome, Forfeited, Limits, Slot, SlotRequest},
     domain::{AppName, Command, ErrorClass, GroupName, Lane, retry::RetryPolicy},
     im::{ImError, ImErrorKind},
     store::{ClaimVerdict, NewClaim, OutboxEvent, Recorded, RevokeOutcome, SentOutcome, Store, StoreError},
@@ -82,7 +82,6 @@ pub(super) enum CallFailure {
 
 /// Everything that the parts of a worker share.
 pub(crate) struct Context {
-    pub(super) namespace: String,
     pub(super) store: Store,
     pub(super) apps: HashMap<AppName, Arc<App>>,
     pub(super) budget: Budget,
@@ -99,6 +98,7 @@ pub(crate) struct Context {
     /// By urgency: high, others.
     pub(super) sent: [GroupCommit<SentOutcome, Recorded>; 2],
     pub(super) revoked: GroupCommit<RevokeOutcome, ()>,
+    limits: HashMap<(u64, Command), Limits>,
     /// Calls in flight, by urgency: high has its own reserve.
     permits: [Arc<Semaphore>; 2],
     /// Bodies over 1 MB are decoded one at a time.
@@ -131,6 +131,7 @@ pub(crate) struct Parts {
     pub(crate) recipient_letters: bool,
     pub(crate) max_in_flight: u32,
     pub(crate) high_in_flight: u32,
+    pub(crate) limits: HashMap<(u64, Command), Limits>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) draining: CancellationToken,
     pub(crate) stopping: CancellationToken,
@@ -142,7 +143,12 @@ impl Context {
         let apps = parts
             .clients
             .into_iter()
-            .map(|client| (client.app().name.clone(), Arc::new(App::new(client, parts.total_timeout))))
+            .map(|client| {
+                (
+                    client.app().name.clone(),
+                    Arc::new(App::new(client, parts.total_timeout)),
+                )
+            })
             .collect();
         let claims = [true, false].map(|high| {
             let store = parts.store.clone();
@@ -179,19 +185,22 @@ impl Context {
         };
         Arc::new(Self {
             events: Events::new(&parts.namespace),
-            namespace: parts.namespace,
             store: parts.store,
             apps,
             budget: parts.budget,
             publisher: parts.broker.publisher(),
             broker: parts.broker,
             retry: parts.retry,
-            timing: Timing { total_timeout: parts.total_timeout, settle: parts.settle },
+            timing: Timing {
+                total_timeout: parts.total_timeout,
+                settle: parts.settle,
+            },
             import_words: parts.import_words,
             recipient_letters: parts.recipient_letters,
             claims,
             sent,
             revoked,
+            limits: parts.limits,
             permits: [parts.high_in_flight, parts.max_in_flight]
                 .map(|permits| Arc::new(Semaphore::new(permits as usize))),
             large: Semaphore::new(1),
@@ -224,7 +233,10 @@ impl Context {
     /// Room for a call in flight. Taken before its slot, so that a slot never waits for room.
     pub(super) async fn permit(&self, lane: Lane) -> Result<OwnedSemaphorePermit, Halt> {
         let permits = Arc::clone(&self.permits[usize::from(lane != Lane::High)]);
-        permits.acquire_owned().await.map_err(|_| Halt::Stopping)
+        tokio::select! {
+            permit = permits.acquire_owned() => permit.map_err(|_| Halt::Stopping),
+            () = self.draining.cancelled() => Err(Halt::Stopping),
+        }
     }
 
     /// A slot that is due soon; `None` if none came within [`SLOT_PATIENCE`].
@@ -237,8 +249,17 @@ impl Context {
         recipients: u32,
     ) -> Option<Slot> {
         let asked = Instant::now();
-        let request = SlotRequest { lane, group: group.cloned(), recipients, retry_of: false };
-        let slot = tokio::time::timeout(SLOT_PATIENCE, self.budget.slot(app.key(command), request)).await.ok()?;
+        let request = SlotRequest {
+            lane,
+            group: group.cloned(),
+            recipients,
+            retry_of: false,
+        };
+        let slot = tokio::select! {
+            slot = self.budget.slot(app.key(command), request) => slot,
+            () = tokio::time::sleep(SLOT_PATIENCE) => return None,
+            () = self.draining.cancelled() => return None,
+        };
         self.metrics.budget_wait(lane, asked.elapsed());
         Some(slot)
     }
@@ -261,10 +282,19 @@ impl Context {
     {
         loop {
             slot.wait_due().await;
-            if slot.use_now().is_ok() {
-                break;
+            match slot.use_now() {
+                Ok(()) => break,
+                // It was moved to later: by urgent work, a throttled answer or a lower limit.
+                Err(Forfeited::Early) if Instant::now() < deadline => continue,
+                Err(Forfeited::Early) => return Err(CallFailure::TooLate),
+                Err(_) => {}
             }
-            let request = SlotRequest { lane, group: None, recipients, retry_of: true };
+            let request = SlotRequest {
+                lane,
+                group: None,
+                recipients,
+                retry_of: true,
+            };
             let left = deadline.saturating_duration_since(Instant::now());
             match tokio::time::timeout(left, self.budget.slot(app.key(command), request)).await {
                 Ok(another) => slot = another,
@@ -293,7 +323,7 @@ impl Context {
             }
             return;
         };
-        self.metrics.attempt(command, CallVerdict::Failed(error.class));
+        self.metrics.attempt(command, CallVerdict::Error(error.class));
         self.metrics.error_code(command, &error.word());
         tracing::debug!(app = %app.name, command = %command, class = %error.class, code = %error.word(),
                         url_random = error.url_random, "a call failed");
@@ -305,7 +335,10 @@ impl Context {
                 return;
             }
             ErrorClass::Auth => {
-                if app.gate.refused(Instant::now(), &format!("{}: {}", error.word(), error.text)) {
+                if app
+                    .gate
+                    .refused(Instant::now(), &format!("{}: {}", error.word(), error.text))
+                {
                     tracing::error!(app = %app.name, code = %error.word(), text = %error.text,
                                     "the IM service refuses the app's credentials: its calls pause");
                 }
@@ -324,6 +357,44 @@ impl Context {
             }
         }
         self.budget.answered(key, CallOutcome::Ok);
+    }
+
+    /// Calls a second that a command's budget allows, both dimensions considered; 0: no limit.
+    pub(super) fn budget_limit(&self, app: &App, command: Command) -> f64 {
+        let limits = self
+            .limits
+            .get(&(app.client.app().sdk_app_id.0, command))
+            .copied()
+            .unwrap_or(Limits::NONE);
+        let calls = f64::from(limits.calls_per_second);
+        let batches = f64::from(limits.recipients_per_minute) / 60.0 / crate::domain::job::MAX_CALL_RECIPIENTS as f64;
+        match (limits.calls_per_second, limits.recipients_per_minute) {
+            (_, 0) => calls,
+            (0, _) => batches,
+            _ => calls.min(batches),
+        }
+    }
+
+    /// What `/readyz` says of the worker: reasons that stop all work, and notes.
+    pub(crate) fn readiness(&self) -> (Vec<String>, Vec<String>) {
+        let (mut reasons, mut notes) = (Vec::new(), Vec::new());
+        if self.database_is_away() {
+            reasons.push("Postgres is away: no job can be recorded".to_owned());
+        }
+        let closed = self.closed_apps();
+        let all = closed.len() == self.apps.len() && !closed.is_empty();
+        for (app, why, reason) in closed {
+            let sentence = match why {
+                Closed::Auth => format!("app {app} is paused: the IM service refuses its credentials ({reason})"),
+                Closed::Ill => format!("app {app} is paused: the IM service doesn't answer ({reason})"),
+            };
+            if all {
+                reasons.push(sentence)
+            } else {
+                notes.push(sentence)
+            }
+        }
+        (reasons, notes)
     }
 
     /// How long an app's calls have to wait; `None`: they may be made.
@@ -388,8 +459,15 @@ impl Context {
 
     /// Publishes an event with its confirm; where that takes too long, the outbox takes it over.
     pub(super) async fn publish_event(&self, event: &OutboxEvent) -> Result<(), Halt> {
-        let reply_to = event.reply_to.clone().map(|queue| (queue, event.correlation_id.clone()));
-        match self.publisher.event(&event.routing_key, &event.event_id, event.body.clone().into(), reply_to).await {
+        let reply_to = event
+            .reply_to
+            .clone()
+            .map(|queue| (queue, event.correlation_id.clone()));
+        match self
+            .publisher
+            .event(&event.routing_key, &event.event_id, event.body.clone().into(), reply_to)
+            .await
+        {
             Ok(()) => {
                 self.metrics.events_published(1);
                 Ok(())

@@ -55,7 +55,9 @@ pub(super) struct Facts {
 
 impl Events {
     pub(super) fn new(namespace: &str) -> Self {
-        Self { namespace: namespace.to_owned() }
+        Self {
+            namespace: namespace.to_owned(),
+        }
     }
 
     /// An event; `call` names the call among the job's calls, the same in each repeat.

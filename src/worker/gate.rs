@@ -40,8 +40,16 @@ pub(super) enum Closed {
 
 #[derive(Debug)]
 enum State {
-    Open { failures: u32 },
-    Closed { why: Closed, reason: String, until: Instant, pause: Duration, probe_until: Option<Instant> },
+    Open {
+        failures: u32,
+    },
+    Closed {
+        why: Closed,
+        reason: String,
+        until: Instant,
+        pause: Duration,
+        probe_until: Option<Instant>,
+    },
 }
 
 /// The gate of one app.
@@ -54,7 +62,10 @@ pub(super) struct Gate {
 impl Gate {
     /// An open gate. A probe that says nothing for `probe_timeout` is given up, and another may try.
     pub(super) fn new(probe_timeout: Duration) -> Self {
-        Self { state: Mutex::new(State::Open { failures: 0 }), probe_timeout }
+        Self {
+            state: Mutex::new(State::Open { failures: 0 }),
+            probe_timeout,
+        }
     }
 
     /// Whether a call may be made now.
@@ -62,7 +73,10 @@ impl Gate {
         match &mut *self.state.lock() {
             State::Open { .. } => Pass::Go,
             State::Closed { until, .. } if now < *until => Pass::Wait(*until - now),
-            State::Closed { probe_until: Some(probe), .. } if now < *probe => Pass::Wait(PROBE_WAIT),
+            State::Closed {
+                probe_until: Some(probe),
+                ..
+            } if now < *probe => Pass::Wait(PROBE_WAIT),
             State::Closed { probe_until, .. } => {
                 *probe_until = Some(now + self.probe_timeout);
                 Pass::Probe
@@ -128,11 +142,20 @@ impl Gate {
             }
             // Calls that were under way when it closed say nothing new.
             State::Closed { until, .. } if now < *until => return false,
-            State::Closed { why: Closed::Auth, pause, .. } => (*pause, false),
+            State::Closed {
+                why: Closed::Auth,
+                pause,
+                ..
+            } => (*pause, false),
             State::Closed { pause, .. } => ((*pause * 2).min(LONGEST_PAUSE), false),
         };
-        *state =
-            State::Closed { why: Closed::Ill, reason: reason.to_owned(), until: now + pause, pause, probe_until: None };
+        *state = State::Closed {
+            why: Closed::Ill,
+            reason: reason.to_owned(),
+            until: now + pause,
+            pause,
+            probe_until: None,
+        };
         closes
     }
 }
@@ -184,7 +207,9 @@ mod tests {
             now += last;
             assert_eq!(gate.check(now), Pass::Probe);
             gate.failed(now, "connect");
-            let Pass::Wait(pause) = gate.check(now) else { panic!("it must be closed") };
+            let Pass::Wait(pause) = gate.check(now) else {
+                panic!("it must be closed")
+            };
             assert!(pause >= last && pause <= LONGEST_PAUSE);
             last = pause;
         }

@@ -61,7 +61,10 @@ impl<T: Clone + Send + Sync + 'static, R: Send + 'static> GroupCommit<T, R> {
     /// Waits until the item's statement has committed.
     pub(super) async fn submit(&self, item: T) -> Result<R, CommitError> {
         let (reply, answer) = oneshot::channel();
-        self.sender.send((item, reply)).await.map_err(|_| CommitError::Stopped)?;
+        self.sender
+            .send((item, reply))
+            .await
+            .map_err(|_| CommitError::Stopped)?;
         Ok(answer.await.map_err(|_| CommitError::Stopped)??)
     }
 }
@@ -107,16 +110,19 @@ where
         return;
     }
     for (item, reply) in batch {
-        let answer = retried(run, vec![item]).await.map_err(Arc::new).and_then(|mut answers| {
-            answers.pop().ok_or_else(|| {
-                Arc::new(StoreError::Inconsistent {
-                    table: "jobs",
-                    column: "id",
-                    job: String::new(),
-                    value: "a statement without an answer".to_owned(),
+        let answer = retried(run, vec![item])
+            .await
+            .map_err(Arc::new)
+            .and_then(|mut answers| {
+                answers.pop().ok_or_else(|| {
+                    Arc::new(StoreError::Inconsistent {
+                        table: "jobs",
+                        column: "id",
+                        job: String::new(),
+                        value: "a statement without an answer".to_owned(),
+                    })
                 })
-            })
-        });
+            });
         drop(reply.send(answer));
     }
 }
@@ -146,7 +152,10 @@ mod tests {
 
     #[tokio::test]
     async fn everything_that_waits_is_written_together_and_answered_in_order() {
-        let commit = GroupCommit::start(|items: Vec<u32>| async move { Ok(items.iter().map(|n| n * 2).collect()) }, |a, b| a == b);
+        let commit = GroupCommit::start(
+            |items: Vec<u32>| async move { Ok(items.iter().map(|n| n * 2).collect()) },
+            |a, b| a == b,
+        );
         let answers = futures::future::join_all((0..600).map(|n| commit.submit(n))).await;
         for (n, answer) in answers.into_iter().enumerate() {
             assert_eq!(answer.unwrap(), n as u32 * 2);
@@ -173,7 +182,11 @@ mod tests {
     async fn one_bad_item_fails_alone() {
         let commit = GroupCommit::start(
             |items: Vec<u32>| async move {
-                if items.contains(&3) { Err(StoreError::Url) } else { Ok(items) }
+                if items.contains(&3) {
+                    Err(StoreError::Url)
+                } else {
+                    Ok(items)
+                }
             },
             |a, b| a == b,
         );

@@ -1,1 +1,168 @@
-//! (under construction)
+//! The way of a job: from a delivery, or a due row of the table, through the budget to the IM API and into the records.
+//!
+//! Two owners: a job belongs to its delivery (`delivery`, `single`) until it is handed to the table (`due`,
+//! `single_due`, `part`, `reconcile`, `revoke`, `operation`), never back. `context` holds what all of them do. The order
+//! is always slot, claim, call, outcome, event, ack; each step may be repeated after a crash.
+
+mod app;
+mod cache;
+mod context;
+mod delivery;
+mod due;
+mod events;
+mod fault;
+mod gate;
+mod group_commit;
+mod judge;
+mod operation;
+mod outbox;
+mod pair;
+mod part;
+mod reconcile;
+mod revoke;
+mod single;
+mod single_due;
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
+
+pub(crate) use context::{Context, Parts};
+
+use crate::{
+    broker::{Deliveries, Delivery, Disposition},
+    domain::Lane,
+};
+
+/// How often gauges are refreshed and the database is asked whether it is back.
+const PULSE: Duration = Duration::from_millis(500);
+/// How often the counts of the table are taken; each is bounded, but not free.
+const COUNT_EVERY: u32 = 10;
+/// How often partitions are made ahead: they reach four weeks.
+const PARTITIONS_EVERY: Duration = Duration::from_secs(6 * 3600);
+
+/// A worker that has been started.
+pub(crate) struct Worker {
+    ctx: Arc<Context>,
+    tasks: TaskTracker,
+    background: TaskTracker,
+}
+
+impl Worker {
+    /// Starts taking deliveries and due work. Migrations must have been applied.
+    pub(crate) fn start(ctx: Arc<Context>, mut deliveries: Deliveries) -> Self {
+        let (tasks, background) = (TaskTracker::new(), TaskTracker::new());
+        for lane in Lane::ALL {
+            background.spawn(consume(Arc::clone(&ctx), deliveries.take(lane), tasks.clone()));
+        }
+        background.spawn(due::run(Arc::clone(&ctx), tasks.clone()));
+        background.spawn(outbox::run(Arc::clone(&ctx)));
+        background.spawn(pulse(Arc::clone(&ctx)));
+        Self { ctx, tasks, background }
+    }
+
+    /// The worker's insides, for health and revocations.
+    pub(crate) fn context(&self) -> &Arc<Context> {
+        &self.ctx
+    }
+
+    /// Drains: nothing new is begun, what was begun is finished within `patience` (or until `stopping` is cancelled),
+    /// what is in the outbox is published; then connections close. True: everything was finished.
+    pub(crate) async fn drain(self, patience: Duration) -> bool {
+        let Self { ctx, tasks, background } = self;
+        ctx.draining.cancel();
+        ctx.broker.stop_consuming().await;
+        tasks.close();
+        let finished = tokio::select! {
+            () = tasks.wait() => true,
+            () = tokio::time::sleep(patience) => false,
+            () = ctx.stopping.cancelled() => false,
+        };
+        if finished
+            && !ctx.database_is_away()
+            && let Ok(Err(error)) = tokio::time::timeout(Duration::from_secs(3), outbox::turn(&ctx)).await
+        {
+            tracing::debug!(%error, "the outbox is left to other workers");
+        }
+        ctx.stopping.cancel();
+        background.close();
+        if tokio::time::timeout(Duration::from_secs(3), background.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a background task didn't end in time");
+        }
+        ctx.broker.close().await;
+        ctx.store.close().await;
+        finished
+    }
+}
+
+/// Starts a task for each delivery of a lane; the lane's prefetch bounds how many there are.
+async fn consume(ctx: Arc<Context>, mut deliveries: mpsc::Receiver<Delivery>, tasks: TaskTracker) {
+    loop {
+        let delivery = tokio::select! {
+            biased;
+            () = ctx.draining.cancelled() => break,
+            delivery = deliveries.recv() => delivery,
+        };
+        let Some(delivery) = delivery else { return };
+        tasks.spawn(delivery::handle(Arc::clone(&ctx), delivery));
+    }
+    // What has come but wasn't begun goes back with its channel.
+    deliveries.close();
+    while let Some(delivery) = deliveries.recv().await {
+        delivery.settle(Disposition::Leave);
+    }
+}
+
+/// Refreshes gauges, notices that the database is back, makes partitions ahead.
+async fn pulse(ctx: Arc<Context>) {
+    let mut beats = 0_u32;
+    let mut partitions = tokio::time::Instant::now();
+    loop {
+        tokio::select! {
+            () = ctx.stopping.cancelled() => return,
+            () = tokio::time::sleep(PULSE) => {}
+        }
+        beats = beats.wrapping_add(1);
+        if ctx.database_is_away() {
+            if ctx.store.is_writable().await {
+                ctx.set_database_away(false);
+                ctx.due.notify_one();
+                ctx.outbox.notify_one();
+            }
+            continue;
+        }
+        if beats.is_multiple_of(COUNT_EVERY) {
+            measure(&ctx).await;
+        }
+        if partitions.elapsed() >= PARTITIONS_EVERY && ctx.store.ensure_partitions().await.is_ok() {
+            partitions = tokio::time::Instant::now();
+        }
+    }
+}
+
+async fn measure(ctx: &Context) {
+    match ctx.store.backlog().await {
+        Ok(backlog) => {
+            let count = |number: i64| number.max(0) as u64;
+            ctx.metrics.set_work("all", count(backlog.work));
+            ctx.metrics.set_work("past_due", count(backlog.past_due));
+            ctx.metrics.set_doubts(count(backlog.doubts));
+            ctx.metrics.set_outbox(count(backlog.outbox));
+        }
+        Err(error) if error.is_unavailable() => ctx.set_database_away(true),
+        Err(error) => tracing::debug!(%error, "the backlog could not be measured"),
+    }
+    for app in ctx.apps.values() {
+        ctx.metrics
+            .set_app_paused(app.name.as_str(), app.gate.reason().is_some());
+    }
+    if let Ok(depths) = ctx.broker.queue_depths().await {
+        for depth in depths {
+            ctx.metrics.set_queue_depth(&depth.queue, u64::from(depth.messages));
+        }
+    }
+}

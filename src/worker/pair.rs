@@ -14,7 +14,14 @@ const DOMAIN: &[u8] = b"im-dispatcher/pair/1";
 ///
 /// What the job's message names is taken from there: MsgSeq always, since it orders messages; MsgRandom for the job's
 /// first call only, since no two calls may share a pair.
-pub(super) fn derive(app: &AppName, job: &JobId, part: i32, first: &str, generation: i32, message: &Message) -> CallPair {
+pub(super) fn derive(
+    app: &AppName,
+    job: &JobId,
+    part: i32,
+    first: &str,
+    generation: i32,
+    message: &Message,
+) -> CallPair {
     let mut hash = Sha256::new();
     hash.update(DOMAIN);
     for field in [app.as_str(), job.as_str(), first] {
@@ -71,9 +78,20 @@ mod tests {
 
     #[test]
     fn the_messages_own_seq_holds_for_every_call_and_its_random_for_the_first() {
-        let message = Message { seq: Some(7), random: Some(9), ..Message::from_text("hi") };
+        let message = Message {
+            seq: Some(7),
+            random: Some(9),
+            ..Message::from_text("hi")
+        };
         let call = |part, generation| {
-            derive(&AppName::default_app(), &JobId::parse("j").unwrap(), part, "a", generation, &message)
+            derive(
+                &AppName::default_app(),
+                &JobId::parse("j").unwrap(),
+                part,
+                "a",
+                generation,
+                &message,
+            )
         };
         assert_eq!(call(0, 0), CallPair { seq: 7, random: 9 });
         assert_eq!(call(1, 0).seq, 7);

@@ -20,7 +20,7 @@ pub(crate) fn from_node<'de, T: de::Deserialize<'de>>(node: Node<'de>) -> Result
 /// A tree as serde reads it.
 struct Source<'de>(Node<'de>);
 
-impl<'de> Source<'de> {
+impl Source<'_> {
     fn refuse<T>(&self, what: &str) -> Result<T, Fault> {
         Err(Fault::new(match self.0 {
             Node::Null => format!("must be {what}, not null: leave the field out instead"),

@@ -91,12 +91,12 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Node<'_>, ParseError> {
     })
 }
 
-/// serde_json's texts on syntax are fixed phrases with a line and a column: they never quote the document.
+/// `serde_json`'s texts on syntax are fixed phrases with a line and a column: they never quote the document.
 fn syntax(error: &serde_json::Error) -> ParseError {
     ParseError::Syntax(error.to_string())
 }
 
-/// What the visitors share. A fault goes here with its path, since serde_json's error can carry only a text.
+/// What the visitors share. A fault goes here with its path, since `serde_json`'s error can carry only a text.
 struct State {
     fault: RefCell<Option<Fault>>,
     values_left: Cell<usize>,

@@ -73,7 +73,7 @@ impl io::Write for Counter {
     }
 }
 
-/// The bytes of a MsgBody on the wire: compact JSON.
+/// The bytes of a `MsgBody` on the wire: compact JSON.
 fn serialised_length(elements: &[Element]) -> usize {
     let mut counter = Counter(0);
     match elements.serialize(&mut serde_json::Serializer::new(&mut counter)) {

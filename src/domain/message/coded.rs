@@ -88,7 +88,7 @@ coded! {
 }
 
 coded! {
-    /// Download_Flag, VideoDownloadFlag, ThumbDownloadFlag: how a client gets the file. Only 2 is allowed.
+    /// `Download_Flag`, `VideoDownloadFlag`, `ThumbDownloadFlag`: how a client gets the file. Only 2 is allowed.
     UrlFlag, "2, the only download flag" {
         /// 2: from the given URL.
         Url = 2,
@@ -96,7 +96,7 @@ coded! {
 }
 
 coded! {
-    /// ImageFormat.
+    /// `ImageFormat`.
     ImageFormat, "1 (JPG), 2 (GIF), 3 (PNG), 4 (BMP) or 255 (other)" {
         /// 1.
         Jpg = 1,
@@ -112,7 +112,7 @@ coded! {
 }
 
 coded! {
-    /// Type of an entry of ImageInfoArray.
+    /// Type of an entry of `ImageInfoArray`.
     ImageType, "1 (original), 2 (large) or 3 (thumbnail)" {
         /// 1.
         Original = 1,

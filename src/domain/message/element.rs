@@ -1,4 +1,4 @@
-//! The elements of MsgBody and their plain contents. Media and merged messages have files of their own.
+//! The elements of `MsgBody` and their plain contents. Media and merged messages have files of their own.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{FileElement, ImageElement, RelayElement, SoundElement, VideoElement};
 
-/// An element of MsgBody, tagged and spelled as the IM API does:
+/// An element of `MsgBody`, tagged and spelled as the IM API does:
 /// `{"MsgType": "TIMTextElem", "MsgContent": {"Text": "hi"}}`.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(tag = "MsgType", content = "MsgContent", deny_unknown_fields)]
@@ -46,7 +46,7 @@ pub enum Element {
 }
 
 impl Element {
-    /// MsgType as the API spells it.
+    /// `MsgType` as the API spells it.
     pub const fn msg_type(&self) -> &'static str {
         match self {
             Self::Text(_) => "TIMTextElem",
@@ -62,7 +62,7 @@ impl Element {
     }
 }
 
-/// TIMTextElem.
+/// `TIMTextElem`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TextElement {
@@ -71,7 +71,7 @@ pub struct TextElement {
     pub text: String,
 }
 
-/// TIMLocationElem.
+/// `TIMLocationElem`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LocationElement {
@@ -88,7 +88,7 @@ pub struct LocationElement {
     pub longitude: f64,
 }
 
-/// TIMFaceElem: a sticker, by its number, the app's data, or both.
+/// `TIMFaceElem`: a sticker, by its number, the app's data, or both.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("minProperties" = 1))]
@@ -102,7 +102,7 @@ pub struct FaceElement {
     pub data: Option<String>,
 }
 
-/// TIMCustomElem: the app's own content; at least one of the four is given.
+/// `TIMCustomElem`: the app's own content; at least one of the four is given.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("minProperties" = 1))]
@@ -121,7 +121,7 @@ pub struct CustomElement {
     pub sound: Option<String>,
 }
 
-/// The schema of a MsgBody: at least one element, at most one of them custom.
+/// The schema of a `MsgBody`: at least one element, at most one of them custom.
 pub(super) fn body_schema(generator: &mut SchemaGenerator) -> Schema {
     let element = generator.subschema_for::<Element>();
     json_schema!({
@@ -146,7 +146,7 @@ enum Field {
     MsgContent,
 }
 
-/// What MsgType says that MsgContent is.
+/// What `MsgType` says that `MsgContent` is.
 #[derive(Clone, Copy, Deserialize)]
 enum Kind {
     #[serde(rename = "TIMTextElem")]

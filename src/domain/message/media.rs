@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{ImageFormat, ImageType, UrlFlag};
 
-/// TIMSoundElem.
+/// `TIMSoundElem`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SoundElement {
@@ -29,7 +29,7 @@ pub struct SoundElement {
     pub download_flag: UrlFlag,
 }
 
-/// TIMImageElem.
+/// `TIMImageElem`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageElement {
@@ -46,7 +46,7 @@ pub struct ImageElement {
     pub image_info_array: Vec<ImageInfo>,
 }
 
-/// An entry of ImageInfoArray.
+/// An entry of `ImageInfoArray`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ImageInfo {
@@ -68,7 +68,7 @@ pub struct ImageInfo {
     pub url: String,
 }
 
-/// TIMFileElem.
+/// `TIMFileElem`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileElement {
@@ -92,7 +92,7 @@ pub struct FileElement {
     pub download_flag: UrlFlag,
 }
 
-/// TIMVideoFileElem. The thumbnail's URL, UUID and flag go together.
+/// `TIMVideoFileElem`. The thumbnail's URL, UUID and flag go together.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("dependentRequired" = {

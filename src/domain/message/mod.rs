@@ -1,7 +1,7 @@
 //! A message as a job gives it: text or IM elements, and its options. What is absent stays absent on the wire.
 //!
-//! Answers which messages are valid and how their MsgBody is spelled. It must not know which call carries one.
-//! Limits and spellings are those of the IM service's REST documentation (MsgBody, sendmsg, OfflinePushInfo).
+//! Answers which messages are valid and how their `MsgBody` is spelled. It must not know which call carries one.
+//! Limits and spellings are those of the IM service's REST documentation (`MsgBody`, sendmsg, `OfflinePushInfo`).
 
 mod check;
 mod coded;
@@ -21,7 +21,7 @@ pub use media::{FileElement, ImageElement, ImageInfo, SoundElement, VideoElement
 pub use push::{AndroidInfo, ApnsInfo, HuaweiImportance, InterruptionLevel, OfflinePush};
 pub use relay::{RelayElement, RelayedMessage};
 
-/// The most bytes of a MsgBody as serialised: 12 KB, beyond which the service answers 93000 (or 80002, 90055).
+/// The most bytes of a `MsgBody` as serialised: 12 KB, beyond which the service answers 93000 (or 80002, 90055).
 pub const MAX_BODY_BYTES: usize = 12_288;
 /// The longest that the service keeps a message for a recipient who is offline: 7 days, in seconds (90026 beyond).
 pub const MAX_LIFE_TIME: u32 = 604_800;
@@ -31,19 +31,19 @@ pub const MAX_LIFE_TIME: u32 = 604_800;
 #[serde(deny_unknown_fields)]
 #[schemars(extend("oneOf" = [{"required": ["text"]}, {"required": ["body"]}]))]
 pub struct Message {
-    /// A plain text: short for a `body` of one TIMTextElem. Exactly one of `text` and `body` is given.
+    /// A plain text: short for a `body` of one `TIMTextElem`. Exactly one of `text` and `body` is given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 12_288))]
     pub text: Option<String>,
-    /// IM elements as the IM API spells them: at least one, at most one TIMCustomElem, at most 12,288 bytes as
+    /// IM elements as the IM API spells them: at least one, at most one `TIMCustomElem`, at most 12,288 bytes as
     /// serialised.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "element::body_schema")]
     pub body: Option<Vec<Element>>,
-    /// The app's own data, stored and roamed with the message (CloudCustomData).
+    /// The app's own data, stored and roamed with the message (`CloudCustomData`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub custom_data: Option<String>,
-    /// How the message is pushed to devices that are offline (OfflinePushInfo).
+    /// How the message is pushed to devices that are offline (`OfflinePushInfo`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offline_push: Option<OfflinePush>,
     /// Seconds that the service keeps the message for a recipient who is offline, 0 to 604800; 0: online only.
@@ -56,21 +56,21 @@ pub struct Message {
     /// MsgRandom; derived from the job where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub random: Option<u32>,
-    /// SyncOtherMachine: true is 1, false is 2.
+    /// `SyncOtherMachine`: true is 1, false is 2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sync_to_sender: Option<bool>,
     /// Callbacks of the app server that this message doesn't trigger. Only in a `send`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("uniqueItems" = true))]
     pub forbid_callbacks: Option<Vec<ForbiddenCallback>>,
-    /// SendMsgControl words.
+    /// `SendMsgControl` words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("uniqueItems" = true))]
     pub control: Option<Vec<SendControl>>,
-    /// IsNeedReadReceipt.
+    /// `IsNeedReadReceipt`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_receipt: Option<bool>,
-    /// SupportMessageExtension.
+    /// `SupportMessageExtension`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub extension: Option<bool>,
 }
@@ -79,14 +79,14 @@ pub struct Message {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum ForbiddenCallback {
-    /// ForbidBeforeSendMsgCallback.
+    /// `ForbidBeforeSendMsgCallback`.
     Before,
-    /// ForbidAfterSendMsgCallback.
+    /// `ForbidAfterSendMsgCallback`.
     After,
 }
 
 impl ForbiddenCallback {
-    /// The word of ForbidCallbackControl.
+    /// The word of `ForbidCallbackControl`.
     pub const fn wire_name(self) -> &'static str {
         match self {
             Self::Before => "ForbidBeforeSendMsgCallback",
@@ -95,7 +95,7 @@ impl ForbiddenCallback {
     }
 }
 
-/// A word of SendMsgControl.
+/// A word of `SendMsgControl`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum SendControl {
     /// Not counted as unread.
@@ -117,7 +117,7 @@ impl Message {
         }
     }
 
-    /// The MsgBody: `body`, or one TIMTextElem of `text`. Serialised compactly, it is what the 12 KB limit counts.
+    /// The `MsgBody`: `body`, or one `TIMTextElem` of `text`. Serialised compactly, it is what the 12 KB limit counts.
     pub fn elements(&self) -> Cow<'_, [Element]> {
         match (&self.body, &self.text) {
             (Some(body), _) => Cow::Borrowed(body),

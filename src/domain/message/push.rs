@@ -1,4 +1,4 @@
-//! OfflinePushInfo: typed where it is documented. Vendor keys that are not known here pass unchanged, since this
+//! `OfflinePushInfo`: typed where it is documented. Vendor keys that are not known here pass unchanged, since this
 //! object grows often; they are kept in the order of their names, so that equal messages serialise equally.
 
 use schemars::JsonSchema;
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::Flag;
 
-/// OfflinePushInfo. APNs carries 4 KB in all: keep Desc and Ext within 3 KB.
+/// `OfflinePushInfo`. APNs carries 4 KB in all: keep Desc and Ext within 3 KB.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct OfflinePush {
     /// 0: push (the default), 1: no offline push for this message.
@@ -34,7 +34,7 @@ pub struct OfflinePush {
     pub other: Map<String, Value>,
 }
 
-/// AndroidInfo of OfflinePushInfo.
+/// `AndroidInfo` of `OfflinePushInfo`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct AndroidInfo {
     /// The sound file.
@@ -87,7 +87,7 @@ pub struct AndroidInfo {
     pub other: Map<String, Value>,
 }
 
-/// HuaWeiImportance.
+/// `HuaWeiImportance`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "UPPERCASE")]
 #[schemars(inline)]
@@ -98,7 +98,7 @@ pub enum HuaweiImportance {
     Normal,
 }
 
-/// ApnsInfo of OfflinePushInfo.
+/// `ApnsInfo` of `OfflinePushInfo`.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct ApnsInfo {
     /// The sound file.
@@ -130,7 +130,7 @@ pub struct ApnsInfo {
     pub other: Map<String, Value>,
 }
 
-/// InterruptionLevel.
+/// `InterruptionLevel`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schemars(inline)]

@@ -1,4 +1,4 @@
-//! TIMRelayElem: several messages forwarded as one, with their contents inside or under a key.
+//! `TIMRelayElem`: several messages forwarded as one, with their contents inside or under a key.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::{Element, element};
 use crate::domain::AccountId;
 
-/// TIMRelayElem. Exactly one of `MsgList` (which fits into the 12 KB) and `JsonMsgKey` (beyond them) is given.
+/// `TIMRelayElem`. Exactly one of `MsgList` (which fits into the 12 KB) and `JsonMsgKey` (beyond them) is given.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("oneOf" = [{"required": ["MsgList"]}, {"required": ["JsonMsgKey"]}]))]
@@ -33,7 +33,7 @@ pub struct RelayElement {
     pub json_msg_key: Option<String>,
 }
 
-/// An entry of MsgList. Exactly one of `To_Account` and `GroupId` is given.
+/// An entry of `MsgList`. Exactly one of `To_Account` and `GroupId` is given.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(extend("oneOf" = [{"required": ["To_Account"]}, {"required": ["GroupId"]}]))]
@@ -61,7 +61,7 @@ pub struct RelayedMessage {
     #[serde(rename = "MsgBody")]
     #[schemars(schema_with = "element::body_schema")]
     pub msg_body: Vec<Element>,
-    /// Its CloudCustomData.
+    /// Its `CloudCustomData`.
     #[serde(rename = "CloudCustomData", default, skip_serializing_if = "Option::is_none")]
     pub cloud_custom_data: Option<String>,
 }

@@ -10,13 +10,13 @@ use parking_lot::Mutex;
 use tokio::net::TcpListener;
 
 use super::{
-    body, client, client_with, impatient,
+    body, client, client_with,
     server::{Answer, Server, json, read_request, write_reply},
 };
 use crate::{
     domain::ErrorClass,
     im::{
-        ClientOptions, ImError, ImErrorKind,
+        ClientOptions, ImClient, ImError, ImErrorKind,
         guard::{self, Written},
         options::tests::app,
         transport,
@@ -95,14 +95,32 @@ async fn a_connection_cut_before_or_within_the_answer_leaves_doubt_and_is_not_re
     }
 }
 
+/// The time-out may pass before the request was written on a slow machine: such a call is not what is tested here, and
+/// is made again with more time.
+async fn never_answered<T>(call: impl AsyncFn(ImClient) -> Result<T, ImError>) -> (ImError, Server) {
+    let server = Server::start(|_, _| Answer::Never).await;
+    let mut total_timeout = Duration::from_millis(100);
+    loop {
+        let options = ClientOptions {
+            total_timeout,
+            ..ClientOptions::default()
+        };
+        match call(client_with(&server.url, options)).await {
+            Ok(_) => panic!("nobody has answered"),
+            Err(error) if error.not_written() => assert_eq!(error.class, ErrorClass::Transient, "{error}"),
+            Err(error) => return (error, server),
+        }
+        total_timeout *= 2;
+    }
+}
+
 #[tokio::test]
 async fn an_answer_that_never_comes_ends_in_a_timeout_in_doubt() {
-    let server = Server::start(|_, _| Answer::Never).await;
-    let error = impatient(&server.url).send(body(1), None).await.unwrap_err();
+    let (error, server) = never_answered(async |client| client.send(body(1), None).await).await;
     assert_failed(&error, ImErrorKind::Timeout, ErrorClass::Ambiguous);
     assert_eq!(error.word(), "timeout");
     assert_eq!(server.whole().len(), 1);
-    let error = impatient(&server.url).import(body(1), None).await.unwrap_err();
+    let (error, _server) = never_answered(async |client| client.import(body(1), None).await).await;
     assert_eq!((error.kind, error.class), (ImErrorKind::Timeout, ErrorClass::Transient));
 }
 
@@ -186,38 +204,9 @@ async fn a_deadline_that_passed_on_the_way_keeps_the_request_from_being_whole() 
     );
 }
 
-#[tokio::test]
-async fn a_cancelled_call_that_waits_for_its_connection_is_never_written() {
-    let (release, released) = tokio::sync::watch::channel(false);
-    let server = Server::serve(move |mut stream, seen| {
-        let mut released = released.clone();
-        async move {
-            released.wait_for(|released| *released).await.unwrap();
-            while let Some(arrived) = read_request(&mut stream).await {
-                seen.lock().broken += 1;
-                drop(arrived);
-                write_reply(&mut stream, SENT).await;
-            }
-        }
-    })
-    .await;
-    // Over TLS the request waits for a handshake that only begins once the server is released, and then fails.
-    let client = client(&server.url.replace("http://", "https://"));
-    let call = tokio::spawn(async move { client.send(body(1), None).await });
-    while server.seen.lock().connections == 0 {
-        tokio::task::yield_now().await;
-    }
-    call.abort();
-    assert!(call.await.unwrap_err().is_cancelled());
-    release.send(true).unwrap();
-    let (guard, cancelled) = guard::guard(body(1), None);
-    drop((guard, cancelled));
-    assert_eq!(server.seen.lock().broken, 0);
-}
-
 /// A server that promises to keep its connections and closes each after one answer: the client may learn of it before
 /// it writes, while it writes, or afterwards. Whatever it then reports must be true.
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn what_is_reported_of_a_connection_closed_meanwhile_is_true() {
     let counts: Arc<Mutex<HashMap<u64, usize>>> = Arc::default();
     let arrived = Arc::clone(&counts);
@@ -232,21 +221,34 @@ async fn what_is_reported_of_a_connection_closed_meanwhile_is_true() {
     })
     .await;
     let client = client(&server.url);
-    let mut sent = 0;
-    for seq in 0..300_u32 {
-        let outcome = client.send(body(seq), None).await;
-        let arrivals = counts.lock().get(&u64::from(seq)).copied().unwrap_or(0);
-        match outcome {
-            Ok(_) => {
-                assert_eq!(arrivals, 1);
-                sent += 1;
+    let calls = (0..8_u32).map(|task| {
+        let client = client.clone();
+        tokio::spawn(async move {
+            let mut outcomes = Vec::new();
+            for seq in task * 100..task * 100 + 100 {
+                outcomes.push((seq, client.send(body(seq), None).await));
             }
+            outcomes
+        })
+    });
+    let outcomes: Vec<_> = futures::future::join_all(calls)
+        .await
+        .into_iter()
+        .flat_map(Result::unwrap)
+        .collect();
+    let counts = counts.lock();
+    for (seq, outcome) in &outcomes {
+        let arrivals = counts.get(&u64::from(*seq)).copied().unwrap_or(0);
+        match outcome {
+            Ok(_) => assert_eq!(arrivals, 1),
             Err(error) if error.not_written() => {
                 assert_eq!((error.class, arrivals), (ErrorClass::Transient, 0), "{error}");
             }
-            Err(error) => assert_failed(&error, ImErrorKind::ConnectionLost, ErrorClass::Ambiguous),
+            Err(error) => {
+                assert_failed(error, ImErrorKind::ConnectionLost, ErrorClass::Ambiguous);
+                assert!(arrivals <= 1, "{error}");
+            }
         }
     }
-    assert!(sent > 0);
-    assert!(counts.lock().values().all(|count| *count == 1), "nothing arrived twice");
+    assert!(outcomes.iter().any(|(_, outcome)| outcome.is_ok()));
 }

@@ -1,12 +1,11 @@
 //! The client over real HTTP on loopback: what it writes, what it reads, and what it says when it can't.
 
 mod doubt;
+mod encoding;
 mod operations;
 mod secrets;
 mod server;
 mod tls;
-
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -23,18 +22,6 @@ fn client_with(base_url: &str, options: ClientOptions) -> ImClient {
 
 fn client(base_url: &str) -> ImClient {
     client_with(base_url, ClientOptions::default())
-}
-
-/// A client that soon gives up, for servers that never answer.
-fn impatient(base_url: &str) -> ImClient {
-    let total_timeout = Duration::from_millis(200);
-    client_with(
-        base_url,
-        ClientOptions {
-            total_timeout,
-            ..ClientOptions::default()
-        },
-    )
 }
 
 /// A sendmsg body with this MsgSeq.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, convert::Infallible, future::pending, sync::Arc
 
 use bytes::Bytes;
 use futures::stream;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::{
     body::{Frame, Incoming},
@@ -170,6 +170,11 @@ async fn respond(answer: Answer) -> Result<Response<Body>, &'static str> {
     };
     let mut response = Response::new(body);
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    if response.status().is_redirection() {
+        response
+            .headers_mut()
+            .insert("location", HeaderValue::from_static("/elsewhere"));
+    }
     Ok(response)
 }
 

@@ -4,13 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Malformed, lenient,
-    message::{MsgBody, forbid_callbacks, send_control, sync_other_machine},
+    message::{MsgBody, forbid_callbacks, sync_other_machine},
     parse,
 };
 use crate::{
     domain::{
         AccountId, MsgKey,
-        message::{Message, OfflinePush},
+        message::{Message, OfflinePush, SendControl},
     },
     im::encode::Pair,
 };
@@ -33,7 +33,7 @@ pub(in crate::im) struct Request<'a, To: Serialize + ?Sized> {
     #[serde(rename = "ForbidCallbackControl", skip_serializing_if = "Option::is_none")]
     forbid_callbacks: Option<Vec<&'static str>>,
     #[serde(rename = "SendMsgControl", skip_serializing_if = "Option::is_none")]
-    control: Option<Vec<&'static str>>,
+    control: Option<&'a [SendControl]>,
     #[serde(rename = "MsgBody")]
     body: MsgBody<'a>,
     #[serde(rename = "CloudCustomData", skip_serializing_if = "Option::is_none")]
@@ -56,7 +56,7 @@ impl<'a, To: Serialize + ?Sized> Request<'a, To> {
             seq: pair.seq,
             random: pair.random,
             forbid_callbacks: forbid_callbacks(message),
-            control: send_control(message),
+            control: message.control.as_deref(),
             body: MsgBody(message),
             custom_data: message.custom_data.as_deref(),
             extension: message.extension.map(u8::from),

@@ -1,0 +1,45 @@
+# The habits, one recipe each: `just NAME`, or read the line below the name and type it.
+
+# What CI runs.
+ci:
+    bash .ci/run
+
+fmt:
+    cargo fmt --all
+
+lint:
+    cargo fmt --all --check
+    cargo clippy --all-targets --all-features -- -D warnings
+    RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+    shellcheck -x scripts/*.sh scripts/lib/*.sh .ci/run
+
+# Unit tests only; they need no services.
+unit *ARGS:
+    cargo test --lib {{ARGS}}
+
+# Every test, on services that are given, up already, or private for the run.
+test *ARGS:
+    scripts/test.sh {{ARGS}}
+
+# After a change of a query or a migration.
+sqlx-prepare:
+    scripts/sqlx-prepare.sh
+
+sqlx-check:
+    scripts/sqlx-prepare.sh --check
+
+deny:
+    cargo deny check bans licenses sources
+
+# Services for development: just up; eval "$(scripts/services.sh env)"
+up:
+    scripts/services.sh up
+
+down:
+    scripts/services.sh down
+
+migrate:
+    eval "$(scripts/services.sh env)" && cargo run -- migrate
+
+demo *ARGS:
+    scripts/demo.sh {{ARGS}}

@@ -1,0 +1,376 @@
+//! The composition root: the only place that builds everything and knows every module.
+
+use std::{
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    broker::{Broker, BrokerOptions},
+    budget::{Budget, BudgetKey, BudgetOptions, Limits, Pacer},
+    config::{AppSettings, Settings, WindowMode},
+    domain::{
+        AppName, Command, JobId, Lane,
+        job::{Job, OnUnknown, RevokeTarget, Task},
+        retry::RetryPolicy,
+    },
+    http::{HealthSource, HttpState, Readiness, RevokeError, Revoker, Server, Tokens},
+    im::{ClientOptions, ImApp, ImClient},
+    store::{NewRevocation, RevocationAdded, Store, StoreOptions},
+    telemetry::Metrics,
+    worker::{Context, Parts, Worker},
+};
+
+/// In-flight calls that are kept for the high lane, whatever the others do.
+const HIGH_IN_FLIGHT: u32 = 16;
+/// The largest prefetch of a lane, with limits off.
+const MOST_PREFETCH: u32 = 2_000;
+
+/// Runs a worker until SIGTERM or SIGINT, then drains; a second signal skips the wait.
+///
+/// # Errors
+/// What stops a start: settings, an address that is taken. A service that is away does not.
+pub async fn run_worker(settings: Settings) -> anyhow::Result<ExitCode> {
+    let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
+    watch_signals(draining.clone(), stopping.clone())?;
+    let metrics = Arc::new(Metrics::new());
+    let store = Store::new(&StoreOptions::new(settings.require_database()?.clone()))?;
+    let http = settings.require_http()?;
+    let clients = clients(&settings)?;
+    let (broker, deliveries) = Broker::start(broker_options(&settings)?)?;
+    // Nothing is taken before the database is there to record it.
+    broker.pause_consuming(true);
+    let health = Arc::new(Health {
+        migrated: AtomicBool::new(false),
+        broker: broker.clone(),
+        draining: draining.clone(),
+        context: std::sync::OnceLock::new(),
+    });
+    let server = match http.addr {
+        Some(address) => {
+            let server = Server::bind(address)
+                .await
+                .with_context(|| format!("listen on {address} (http.addr)"))?;
+            let state = HttpState {
+                health: Arc::clone(&health) as Arc<dyn HealthSource>,
+                metrics: Arc::clone(&metrics),
+                store: store.clone(),
+                revoker: Arc::new(Tombstones {
+                    store: store.clone(),
+                    apps: settings.apps.keys().cloned().collect(),
+                }),
+                tokens: Tokens::new(http.admin_token.as_ref(), http.readonly_token.as_ref()),
+                namespace: settings.namespace.as_str().into(),
+            };
+            tracing::info!(%address, "HTTP listens");
+            Some(tokio::spawn(server.run(state, stopping.clone())))
+        }
+        None => None,
+    };
+    if !prepare_database(&store, settings.worker.migrate, &draining).await {
+        broker.close().await;
+        return Ok(ExitCode::SUCCESS);
+    }
+    health.migrated.store(true, Ordering::Relaxed);
+    let context = Context::new(Parts {
+        namespace: settings.namespace.clone(),
+        store,
+        budget: budget(&settings)?,
+        clients,
+        broker: broker.clone(),
+        retry: retry(&settings)?,
+        total_timeout: settings.im.total_timeout,
+        settle: settings.reconcile.settle,
+        import_words: (settings.im.import_unread, settings.im.import_read),
+        recipient_letters: settings.dead_letters.recipients,
+        max_in_flight: settings.worker.max_in_flight,
+        high_in_flight: HIGH_IN_FLIGHT,
+        limits: limits_of(&settings),
+        metrics,
+        draining: draining.clone(),
+        stopping: stopping.clone(),
+    });
+    let worker = Worker::start(context, deliveries);
+    drop(health.context.set(Arc::clone(worker.context())));
+    broker.pause_consuming(false);
+    tracing::info!(namespace = %settings.namespace, apps = settings.apps.len(), "the worker takes jobs");
+    draining.cancelled().await;
+    tracing::info!("draining: no new jobs, what was begun is finished");
+    let finished = worker.drain(settings.worker.drain_timeout).await;
+    if let Some(server) = server
+        && let Err(error) = server.await
+    {
+        tracing::warn!(%error, "the HTTP server ended badly");
+    }
+    if finished {
+        tracing::info!("drained");
+    } else {
+        tracing::warn!("stopped before everything was finished: what was open is delivered or taken again");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// First signal: drain. Second: stop now.
+fn watch_signals(draining: CancellationToken, stopping: CancellationToken) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
+    tokio::spawn(async move {
+        for token in [draining, stopping] {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            token.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Waits for the database, applies or awaits migrations. False: asked to stop meanwhile.
+async fn prepare_database(store: &Store, migrate: bool, draining: &CancellationToken) -> bool {
+    let mut told = false;
+    loop {
+        let error = match prepare_once(store, migrate).await {
+            Ok(None) => return true,
+            Ok(Some(version)) => format!("migration {version} is missing: run `im-dispatcher migrate`"),
+            Err(error) => format!("{:#}", anyhow::Error::from(error)),
+        };
+        if !told {
+            tracing::warn!(reason = %error, "the database isn't ready yet: waiting for it");
+            told = true;
+        }
+        tokio::select! {
+            () = draining.cancelled() => return false,
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}
+
+async fn prepare_once(store: &Store, migrate: bool) -> Result<Option<i64>, crate::store::StoreError> {
+    if migrate {
+        store.migrate().await?;
+    }
+    let missing = store.missing_migration().await?;
+    if missing.is_none() {
+        store.ensure_partitions().await?;
+    }
+    Ok(missing)
+}
+
+/// The client options of the settings.
+pub fn client_options(settings: &Settings) -> anyhow::Result<ClientOptions> {
+    let extra_ca_pem = match &settings.im.ca_file {
+        Some(path) => Some(
+            std::fs::read(path).with_context(|| format!("read the certificates of im.ca_file, {}", path.display()))?,
+        ),
+        None => None,
+    };
+    Ok(ClientOptions {
+        connect_timeout: settings.im.connect_timeout,
+        total_timeout: settings.im.total_timeout,
+        usersig_lifetime: settings.im.usersig_lifetime,
+        max_idle_per_host: settings.worker.max_in_flight as usize + HIGH_IN_FLIGHT as usize,
+        extra_ca_pem,
+        ..ClientOptions::default()
+    })
+}
+
+/// The client of one app.
+pub fn client(name: &AppName, app: &AppSettings, options: ClientOptions) -> anyhow::Result<ImClient> {
+    let app = ImApp {
+        name: name.clone(),
+        sdk_app_id: app.sdk_app_id,
+        admin: app.admin_account.clone(),
+        base_url: app.base_url.clone(),
+        secret: app.secret.clone(),
+    };
+    ImClient::new(app, options).with_context(|| format!("set up the app {name}"))
+}
+
+fn clients(settings: &Settings) -> anyhow::Result<Vec<ImClient>> {
+    let options = client_options(settings)?;
+    settings
+        .require_apps()?
+        .iter()
+        .map(|(name, app)| client(name, app, options.clone()))
+        .collect()
+}
+
+/// The broker options of the settings.
+pub fn broker_options(settings: &Settings) -> anyhow::Result<BrokerOptions> {
+    let mut options = BrokerOptions::new(settings.amqp_url.clone(), settings.namespace.clone());
+    options.prefetch = prefetch(settings);
+    options.app_queues = settings
+        .apps
+        .iter()
+        .filter(|(_, app)| app.queues)
+        .flat_map(|(name, _)| Lane::ALL.map(|lane| (lane, name.clone())))
+        .collect();
+    Ok(options)
+}
+
+/// High 16; the others twice the calls in flight at their limit (a quarter second's worth), up to 2,000 with limits off.
+fn prefetch(settings: &Settings) -> [u16; 3] {
+    let limit = settings
+        .apps
+        .values()
+        .map(|app| match app.limits.calls_per_second(Command::SendMsg) {
+            0 => MOST_PREFETCH,
+            limit => limit / 4,
+        })
+        .max()
+        .unwrap_or(50);
+    let most = limit.clamp(50, MOST_PREFETCH.min(2 * settings.worker.max_in_flight.max(25))) as u16;
+    let default = [16, most, most];
+    Lane::ALL.map(|lane| settings.lanes[lane.index()].prefetch.unwrap_or(default[lane.index()]))
+}
+
+type LimitTable = std::collections::HashMap<(u64, Command), Limits>;
+
+fn limits_of(settings: &Settings) -> LimitTable {
+    settings
+        .apps
+        .values()
+        .flat_map(|app| {
+            Command::ALL.map(|command| {
+                let limits = Limits {
+                    calls_per_second: app.limits.calls_per_second(command),
+                    recipients_per_minute: if command == Command::BatchSendMsg {
+                        app.limits.recipients_per_minute
+                    } else {
+                        0
+                    },
+                };
+                ((app.sdk_app_id.0, command), limits)
+            })
+        })
+        .collect()
+}
+
+fn budget(settings: &Settings) -> anyhow::Result<Budget> {
+    let options = BudgetOptions {
+        guard: settings.budget.guard,
+        window: match settings.budget.window {
+            WindowMode::Sent => crate::budget::WindowMode::Sent,
+            WindowMode::Answered => crate::budget::WindowMode::Answered,
+        },
+        pacer: if settings.budget.fleet {
+            Pacer::Window
+        } else {
+            Pacer::Governor
+        },
+        floors: Lane::ALL.map(|lane| settings.lanes[lane.index()].floor),
+        ..BudgetOptions::default()
+    };
+    options.check().context("the budget's settings")?;
+    let table = limits_of(settings);
+    Ok(Budget::new(options, move |key: &BudgetKey| {
+        table
+            .get(&(key.sdk_app_id.0, key.command))
+            .copied()
+            .unwrap_or(Limits::NONE)
+    }))
+}
+
+fn retry(settings: &Settings) -> anyhow::Result<RetryPolicy> {
+    let policy = RetryPolicy {
+        initial_delay: settings.retry.initial,
+        multiplier: settings.retry.factor,
+        max_delay: settings.retry.max,
+        max_attempts: settings.retry.max_attempts,
+        jitter: settings.retry.jitter,
+        ..RetryPolicy::default()
+    };
+    policy.validate().context("the settings of retry")?;
+    Ok(policy)
+}
+
+/// What `/readyz` answers from.
+struct Health {
+    migrated: AtomicBool,
+    broker: Broker,
+    draining: CancellationToken,
+    context: std::sync::OnceLock<Arc<Context>>,
+}
+
+impl HealthSource for Health {
+    fn readiness(&self) -> Readiness {
+        let broker = self.broker.readiness();
+        let (mut reasons, mut notes) = (broker.reasons, broker.notes);
+        if self.draining.is_cancelled() {
+            reasons.push("draining: the worker was asked to stop".to_owned());
+        }
+        if !self.migrated.load(Ordering::Relaxed) {
+            reasons.push("Postgres is away, or its migrations are missing".to_owned());
+        }
+        if let Some(context) = self.context.get() {
+            let (more_reasons, more_notes) = context.readiness();
+            reasons.extend(more_reasons);
+            notes.extend(more_notes);
+        }
+        Readiness {
+            ready: reasons.is_empty(),
+            reasons,
+            notes,
+        }
+    }
+}
+
+/// Writes the tombstones of the API and the command line at once, without the way round the broker.
+pub struct Tombstones {
+    /// The records.
+    pub store: Store,
+    /// The configured apps.
+    pub apps: Vec<AppName>,
+}
+
+#[async_trait]
+impl Revoker for Tombstones {
+    async fn revoke(&self, id: JobId, app: AppName, target: RevokeTarget) -> Result<(), RevokeError> {
+        if !self.apps.contains(&app) {
+            return Err(RevokeError::UnknownApp(app));
+        }
+        // The digest that the same revocation has as a job.
+        let job = Job {
+            id,
+            app,
+            group: None,
+            send_at: None,
+            expires_at: None,
+            coalesce: false,
+            on_unknown: OnUnknown::default(),
+            task: Task::Revoke(target.clone()),
+        };
+        let revocation = NewRevocation {
+            id: &job.id,
+            digest: job.digest(),
+            app: &job.app,
+            group: None,
+            lane: Lane::High,
+            target: &target,
+            reply_to: None,
+            correlation_id: None,
+        };
+        match self.store.add_revocation(&revocation).await {
+            Ok(RevocationAdded::Added | RevocationAdded::Repeated) => Ok(()),
+            Ok(RevocationAdded::Conflict) => Err(RevokeError::IdConflict(job.id)),
+            Err(error) if error.is_unavailable() => Err(RevokeError::Unavailable),
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "a revocation could not be written"
+                );
+                Err(RevokeError::Internal)
+            }
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! Work that the table owns: taken when due and when there is room, oldest first for each command, app and lane.
+//!
+//! A row waits for its slot here only for moments; what can't get one goes back. So the table is the waiting room, and
+//! a worker that dies costs no more than the leases that it held.
+
+use std::{
+    collections::HashMap,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt as _;
+use tokio_util::task::TaskTracker;
+
+use super::{
+    cache::LoadedJob,
+    context::{Context, Halt},
+    judge::POISON,
+};
+use crate::{
+    broker::Properties,
+    domain::{AppName, Command, Lane, job::Job},
+    store::{Room, StoredJob, WorkKind, WorkUnit},
+};
+
+/// How long a row is one worker's. Longer than the wait for a slot, the claim's window and a call's time-out together.
+pub(super) const LEASE: Duration = Duration::from_secs(60);
+/// How often the table is asked when nothing says that something is due: other workers' hand-overs and expired leases.
+const POLL: Duration = Duration::from_millis(250);
+/// Rows that a worker holds at most for one command, app and lane, whatever the limit.
+const MOST_HELD: u32 = 256;
+/// How often a row's owner may die with it in its hands before the job counts as poison.
+const MOST_TAKEOVERS: u32 = 20;
+
+type Key = (Command, AppName, Lane);
+
+/// Counts what is held for each key.
+#[derive(Default)]
+struct Held(parking_lot::Mutex<HashMap<Key, Arc<AtomicU32>>>);
+
+impl Held {
+    fn counter(&self, key: &Key) -> Arc<AtomicU32> {
+        let mut counters = self.0.lock();
+        Arc::clone(counters.entry(key.clone()).or_default())
+    }
+}
+
+/// A row's place among those held; gives it up when dropped.
+struct Place(Arc<AtomicU32>, Arc<Context>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.1.due.notify_one();
+    }
+}
+
+/// Takes due work until the worker drains.
+pub(super) async fn run(ctx: Arc<Context>, tasks: TaskTracker) {
+    let held = Held::default();
+    while !ctx.draining.is_cancelled() {
+        // Subscribed before looking: what becomes due meanwhile wakes us.
+        let woken = ctx.due.notified();
+        let rooms = rooms(&ctx, &held);
+        let taken = if rooms.is_empty() || ctx.database_is_away() {
+            Ok(Vec::new())
+        } else {
+            ctx.store.take_work(&rooms, LEASE).await
+        };
+        let full = match taken {
+            Ok(units) => {
+                let full = rooms.iter().any(|room| {
+                    let taken = units
+                        .iter()
+                        .filter(|u| u.command == room.command && u.app == room.app && u.lane == room.lane);
+                    taken.count() == room.rows as usize
+                });
+                start(&ctx, &held, &tasks, units);
+                full
+            }
+            Err(error) => {
+                if error.is_unavailable() {
+                    ctx.set_database_away(true);
+                } else if !error.is_retryable_now() {
+                    tracing::error!(error = &error as &dyn std::error::Error, "due work could not be taken");
+                }
+                false
+            }
+        };
+        if full {
+            // More may be due: at once if there is room left, else when a place is given up.
+            tokio::task::yield_now().await;
+        }
+        tokio::select! {
+            () = ctx.draining.cancelled() => {}
+            () = woken => {}
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+}
+
+/// How many rows there is room for, by command, app and lane.
+fn rooms(ctx: &Context, held: &Held) -> Vec<Room> {
+    let now = Instant::now();
+    let mut rooms = Vec::new();
+    for app in ctx.apps.values() {
+        // A closed gate lets a probe through when its pause is over: one row is enough for that.
+        let closed = app.gate.reason().is_some();
+        if app.gate.closed_for(now).is_some() {
+            continue;
+        }
+        for command in Command::ALL {
+            let most = if closed {
+                1
+            } else {
+                most_held(ctx.budget_limit(app, command))
+            };
+            for lane in Lane::ALL {
+                let holding = held.counter(&(command, app.name.clone(), lane)).load(Ordering::Relaxed);
+                if holding < most {
+                    rooms.push(Room {
+                        command,
+                        app: app.name.clone(),
+                        lane,
+                        rows: most - holding,
+                    });
+                }
+            }
+        }
+    }
+    rooms
+}
+
+/// What a quarter of a second's budget uses, and a little: more would wait here instead of in the table.
+fn most_held(calls_per_second: f64) -> u32 {
+    if calls_per_second <= 0.0 {
+        return MOST_HELD;
+    }
+    ((calls_per_second / 4.0).ceil() as u32)
+        .saturating_add(1)
+        .clamp(2, MOST_HELD)
+}
+
+fn start(ctx: &Arc<Context>, held: &Held, tasks: &TaskTracker, units: Vec<WorkUnit>) {
+    let mut revocations = Vec::new();
+    for unit in units {
+        let counter = held.counter(&(unit.command, unit.app.clone(), unit.lane));
+        counter.fetch_add(1, Ordering::Relaxed);
+        let place = Place(counter, Arc::clone(ctx));
+        if unit.kind == WorkKind::Revoke {
+            revocations.push((unit, place));
+            continue;
+        }
+        let ctx = Arc::clone(ctx);
+        tasks.spawn(async move {
+            let _place = place;
+            handle(&ctx, &unit).await;
+        });
+    }
+    if !revocations.is_empty() {
+        let (ctx, tasks) = (Arc::clone(ctx), tasks.clone());
+        let spawner = tasks.clone();
+        tasks.spawn(async move {
+            let (units, places): (Vec<WorkUnit>, Vec<Place>) = revocations.into_iter().unzip();
+            match ctx.persist(|| ctx.store.revocable(&units)).await {
+                Ok(messages) => {
+                    let mut places: HashMap<(String, i32), Place> = units
+                        .iter()
+                        .map(|unit| (unit.job.to_string(), unit.part))
+                        .zip(places)
+                        .collect();
+                    for message in messages {
+                        let place = places.remove(&(message.unit.job.to_string(), message.unit.part));
+                        let ctx = Arc::clone(&ctx);
+                        spawner.spawn(async move {
+                            let _place = place;
+                            let unit = message.unit.clone();
+                            guard(&ctx, &unit, super::revoke::one(&ctx, message)).await;
+                        });
+                    }
+                }
+                Err(halt) => tracing::debug!(%halt, "revocations stay in the table"),
+            }
+        });
+    }
+}
+
+/// Carries one row out. Whatever goes wrong, its lease ends and another worker takes it.
+async fn handle(ctx: &Arc<Context>, unit: &WorkUnit) {
+    guard(ctx, unit, async {
+        if unit.takeovers >= MOST_TAKEOVERS {
+            tracing::error!(job.id = %unit.job, part = unit.part, takeovers = unit.takeovers, "a job is poison");
+            return super::part::end_as(ctx, unit, POISON, "worker after worker died with it in hand").await;
+        }
+        match unit.kind {
+            WorkKind::Deliver if unit.command == Command::GetRoamMsg => super::reconcile::run(ctx, unit).await,
+            WorkKind::Deliver if unit.command == Command::BatchSendMsg => super::part::deliver(ctx, unit).await,
+            WorkKind::Deliver => super::single_due::deliver(ctx, unit).await,
+            WorkKind::FanOut => super::revoke::fan_out(ctx, unit).await,
+            WorkKind::Close => super::part::close(ctx, unit).await,
+            WorkKind::Operation => super::operation::run(ctx, unit).await,
+            WorkKind::RevokeRaw => super::revoke::raw(ctx, unit).await,
+            WorkKind::Revoke => Ok(()),
+        }
+    })
+    .await;
+}
+
+async fn guard(ctx: &Context, unit: &WorkUnit, work: impl Future<Output = Result<(), Halt>>) {
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(Ok(())) => {}
+        Ok(Err(Halt::Stopping)) => {}
+        Ok(Err(Halt::Store(error))) => {
+            tracing::error!(job.id = %unit.job, kind = ?unit.kind, error = &*error as &dyn std::error::Error,
+                            "a row of work could not be carried out; it is tried again");
+            give_back(ctx, unit, Duration::from_secs(30)).await;
+        }
+        // The lease stays: when it expires that counts as a takeover, and twenty of them as poison.
+        Err(_) => tracing::error!(job.id = %unit.job, kind = ?unit.kind, "a row of work panicked"),
+    }
+}
+
+/// Gives a row back, as well as possible: if that fails its lease expires.
+pub(super) async fn give_back(ctx: &Context, unit: &WorkUnit, after: Duration) {
+    if let Err(error) = ctx.store.give_back(unit, after).await {
+        tracing::debug!(%error, job.id = %unit.job, "a row of work could not be given back: its lease will expire");
+    }
+}
+
+/// The job of a row, decoded; `None` where it can't be read, which then ends it.
+pub(super) async fn load(ctx: &Context, unit: &WorkUnit) -> Result<Option<Arc<LoadedJob>>, Halt> {
+    if let Some(loaded) = ctx.cache.get(&unit.job) {
+        return Ok(Some(loaded));
+    }
+    let Some(stored) = ctx.persist(|| ctx.store.stored_job(&unit.job)).await? else {
+        tracing::error!(job.id = %unit.job, "a row of work has no job");
+        ctx.persist(|| ctx.store.end_work(unit)).await?;
+        return Ok(None);
+    };
+    let StoredJob {
+        body,
+        properties,
+        total,
+        ..
+    } = stored;
+    let properties = Properties::from_bytes(&properties).unwrap_or_default();
+    let id = unit.job.clone();
+    let message_id = properties.message_id().map(str::to_owned);
+    let decoded = if body.len() > 1 << 20 {
+        let _turn = ctx.large.acquire().await;
+        tokio::task::spawn_blocking(move || Job::decode(&body, message_id.as_deref()))
+            .await
+            .ok()
+    } else {
+        Some(Job::decode(&body, message_id.as_deref()))
+    };
+    match decoded {
+        Some(Ok(job)) => {
+            let loaded = Arc::new(LoadedJob::new(job, properties, total));
+            ctx.cache.put(Arc::clone(&loaded));
+            Ok(Some(loaded))
+        }
+        _ => {
+            tracing::error!(job.id = %id, "a stored job can't be decoded by this version");
+            give_back(ctx, unit, Duration::from_secs(60)).await;
+            Ok(None)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_holds_about_a_quarter_second_of_a_budget() {
+        assert_eq!(most_held(200.0), 51);
+        assert_eq!(most_held(0.4), 2);
+        assert_eq!(most_held(0.0), MOST_HELD);
+        assert_eq!(most_held(1e6), MOST_HELD);
+    }
+}

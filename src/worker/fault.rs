@@ -1,0 +1,90 @@
+//! Fault points: named places before and after each await that matters, where a test can kill or freeze the process.
+//!
+//! They exist only in builds with the feature `fault-points`; in any other build they are nothing. In such a build the
+//! variable `IM_DISPATCHER_FAULT` holds `<point>=<action>[@<n>]`: at the n-th pass of the point (the first by default)
+//! the process is aborted (`abort`), stopped as by SIGSTOP until SIGCONT (`freeze`), or waits (`sleep:<ms>`).
+
+#[cfg(feature = "fault-points")]
+pub(super) use armed::point;
+
+/// Does nothing.
+#[cfg(not(feature = "fault-points"))]
+#[inline]
+#[expect(clippy::unused_async, reason = "the same signature as with fault points")]
+pub(super) async fn point(_name: &'static str) {}
+
+#[cfg(feature = "fault-points")]
+mod armed {
+    use std::{
+        sync::{
+            OnceLock,
+            atomic::{AtomicU64, Ordering},
+        },
+        time::Duration,
+    };
+
+    struct Plan {
+        point: String,
+        action: Action,
+        pass: u64,
+    }
+
+    enum Action {
+        Abort,
+        Freeze,
+        Sleep(Duration),
+    }
+
+    static PLANS: OnceLock<Vec<(Plan, AtomicU64)>> = OnceLock::new();
+
+    fn plans() -> &'static [(Plan, AtomicU64)] {
+        PLANS.get_or_init(|| {
+            let text = std::env::var("IM_DISPATCHER_FAULT").unwrap_or_default();
+            text.split(',')
+                .filter(|plan| !plan.is_empty())
+                .map(|plan| (parse(plan), AtomicU64::new(0)))
+                .collect()
+        })
+    }
+
+    fn parse(plan: &str) -> Plan {
+        let (point, action) = plan.split_once('=').expect("IM_DISPATCHER_FAULT: point=action[@n]");
+        let (action, pass) = action.split_once('@').unwrap_or((action, "1"));
+        let action = match action {
+            "abort" => Action::Abort,
+            "freeze" => Action::Freeze,
+            other => {
+                let ms = other.strip_prefix("sleep:").and_then(|ms| ms.parse().ok());
+                Action::Sleep(Duration::from_millis(
+                    ms.expect("IM_DISPATCHER_FAULT: abort, freeze or sleep:<ms>"),
+                ))
+            }
+        };
+        Plan {
+            point: point.to_owned(),
+            action,
+            pass: pass.parse().expect("IM_DISPATCHER_FAULT: @n is a number"),
+        }
+    }
+
+    /// A place where a test can strike.
+    pub(in crate::worker) async fn point(name: &'static str) {
+        for (plan, passes) in plans() {
+            if plan.point != name || passes.fetch_add(1, Ordering::SeqCst) + 1 != plan.pass {
+                continue;
+            }
+            match plan.action {
+                Action::Abort => std::process::abort(),
+                Action::Freeze => freeze(),
+                Action::Sleep(time) => tokio::time::sleep(time).await,
+            }
+        }
+    }
+
+    /// Stops the whole process, as an operator's SIGSTOP or a host that is suspended would.
+    fn freeze() {
+        let pid = std::process::id().to_string();
+        let stopped = std::process::Command::new("kill").args(["-STOP", &pid]).status();
+        assert!(stopped.is_ok_and(|status| status.success()), "kill -STOP must work");
+    }
+}

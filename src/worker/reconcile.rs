@@ -1,0 +1,604 @@
+//! Was it carried out? Asks the IM history about a call whose answer was lost, and leads the only way out of doubt.
+//!
+//! A message that the history shows to either party was sent: its key goes on record, whatever else the job's fate
+//! would be. One that neither party sees in two looks, the second after no such call can still be on its way, was not:
+//! it is sent again before 110 s (the service still drops a repeat) or after 180 s (it lists what it accepted by then),
+//! never between. Where the history can't tell, `on_unknown` decides.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::Utc;
+use futures::{StreamExt as _, stream};
+
+use super::{
+    app::App,
+    cache::LoadedJob,
+    context::{CallFailure, Context, Halt},
+    due::{LEASE, give_back, load},
+    events::{Facts, all_failed, single_call},
+    judge::{EXHAUSTED, OUTCOME_UNKNOWN, needs_letter, spread},
+    part::{part_call, time_of},
+    single::about,
+};
+use crate::{
+    domain::{
+        AccountId, Command, ErrorClass, JobId, MessageState,
+        event::Outcome,
+        job::{OnUnknown, Task},
+    },
+    im::{ENCODER_VERSION, HistoryMessage, HistoryQuery, HistoryWalk, ImError, MAX_PAGE},
+    store::{
+        AttemptNote, Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found, MemberFailure, OutboxLetter, WorkUnit,
+    },
+    telemetry::Operation,
+};
+
+/// Before that, counted from the first call, the service still drops a repeat: its 120 s, less the claim's window and a
+/// margin (design: before 110 s).
+const REPEAT_UNTIL: Duration = Duration::from_secs(105);
+/// After that, counted from the last call, the history lists what was accepted (design: lag of at most 3 minutes).
+const LISTED_AFTER: Duration = Duration::from_secs(180);
+/// Around the call's time the history is asked this much wider: clocks differ.
+const CLOCKS: Duration = Duration::from_secs(600);
+/// The shortest roaming retention of any edition: beyond it an absence says nothing.
+const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Members of a batch call that are looked up side by side.
+const LOOKS_AT_ONCE: usize = 16;
+
+/// What the history says of one member.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Sight {
+    /// There it is.
+    Seen(Found),
+    /// On neither side, to the end.
+    Absent,
+    /// It can't tell, now and later.
+    Blind(String),
+    /// It couldn't be asked now.
+    Later(Duration),
+}
+
+/// A doubt under way.
+struct Inquiry<'a> {
+    ctx: &'a Arc<Context>,
+    unit: &'a WorkUnit,
+    loaded: &'a LoadedJob,
+    app: &'a App,
+    doubt: Doubt,
+    batch: bool,
+}
+
+/// Looks once, and writes what follows.
+pub(super) async fn run(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), Halt> {
+    let Some(loaded) = load(ctx, unit).await? else {
+        return Ok(());
+    };
+    let Some(app) = ctx.apps.get(&unit.app) else {
+        return Ok(());
+    };
+    let (batch, deliver_by) = match &loaded.job.task {
+        Task::BatchSend { .. } => (true, Command::BatchSendMsg),
+        Task::Import { .. } => (false, Command::ImportMsg),
+        _ => (false, Command::SendMsg),
+    };
+    let Some(doubt) = ctx.persist(|| ctx.store.doubt(unit, batch)).await? else {
+        // Nothing is in doubt (any more): delivering goes on, or finds that it has ended.
+        ctx.persist(|| ctx.store.postpone(unit, deliver_by, Duration::ZERO, false))
+            .await?;
+        ctx.due.notify_one();
+        return Ok(());
+    };
+    let inquiry = Inquiry {
+        ctx,
+        unit,
+        loaded: &loaded,
+        app,
+        doubt,
+        batch,
+    };
+    if deliver_by == Command::ImportMsg {
+        // Five equal fields make an import idempotent: it is simply repeated.
+        let verdict = DoubtVerdict {
+            resend: vec![0],
+            next: DoubtNext::Deliver {
+                command: deliver_by,
+                after: Duration::ZERO,
+            },
+            ..inquiry.verdict()
+        };
+        return inquiry.settle(verdict).await;
+    }
+    inquiry.look().await
+}
+
+impl Inquiry<'_> {
+    async fn look(&self) -> Result<(), Halt> {
+        let Self {
+            ctx, unit, app, doubt, ..
+        } = self;
+        let life_time = self.loaded.job.message().and_then(|message| message.life_time);
+        if life_time == Some(0) {
+            let reason = "an online-only message (life_time 0) is not in the history";
+            return self.cannot_tell(&self.open(), reason).await;
+        }
+        if doubt.since_last > RETENTION {
+            return self
+                .cannot_tell(&self.open(), "the call is older than what the history keeps")
+                .await;
+        }
+        if let Some(wait) = ctx.gate_wait(app) {
+            give_back(ctx, unit, wait).await;
+            return Ok(());
+        }
+        let sights: Vec<(DoubtfulMember, Sight)> = stream::iter(doubt.members.clone())
+            .map(|member| async move { self.sight(&member).await.map(|sight| (member, sight)) })
+            .buffered(LOOKS_AT_ONCE)
+            .collect::<Vec<_>>()
+            .await
+            .into_iter()
+            .collect::<Result<_, Halt>>()?;
+        self.decide(sights).await
+    }
+
+    /// Members whose outcome is open.
+    fn open(&self) -> Vec<&DoubtfulMember> {
+        self.doubt.members.iter().collect()
+    }
+
+    /// Looks for one member's message on both sides.
+    async fn sight(&self, member: &DoubtfulMember) -> Result<Sight, Halt> {
+        let (Ok(from), Ok(to)) = (
+            AccountId::parse(&self.doubt.sender),
+            AccountId::parse(&member.member.to),
+        ) else {
+            return Ok(Sight::Blind("an account on record is not valid".to_owned()));
+        };
+        // A side that deleted or cleared the conversation no longer sees it; with SyncOtherMachine 2 only the
+        // recipient does.
+        let mut blind = None;
+        let mut absent = false;
+        for (operator, peer) in [(&to, &from), (&from, &to)] {
+            match self.side(member, operator, peer, &from, &to).await? {
+                Ok(Some(found)) => return Ok(Sight::Seen(found)),
+                Ok(None) => absent = true,
+                Err(error) => match error.class {
+                    ErrorClass::Transient | ErrorClass::Ambiguous => return Ok(Sight::Later(Duration::from_secs(2))),
+                    ErrorClass::Throttled => return Ok(Sight::Later(Duration::from_secs(1))),
+                    ErrorClass::Auth => return Ok(Sight::Later(Duration::from_secs(20))),
+                    _ => blind = Some(error.word()),
+                },
+            }
+        }
+        Ok(match blind {
+            // The side that can be asked is the recipient's or the sender's; one of them must list the message.
+            Some(word) if !absent => Sight::Blind(format!("the history refuses both sides ({word})")),
+            _ => Sight::Absent,
+        })
+    }
+
+    /// Walks one side's history to the end, or to the message.
+    async fn side(
+        &self,
+        member: &DoubtfulMember,
+        operator: &AccountId,
+        peer: &AccountId,
+        from: &AccountId,
+        to: &AccountId,
+    ) -> Result<Result<Option<Found>, ImError>, Halt> {
+        let Self {
+            ctx, unit, app, doubt, ..
+        } = self;
+        let now = Utc::now().timestamp();
+        let query = HistoryQuery {
+            operator: operator.clone(),
+            peer: peer.clone(),
+            min_time: now
+                .saturating_sub_unsigned((doubt.since_first + CLOCKS).as_secs())
+                .max(0) as u64,
+            max_time: now.saturating_add_unsigned(CLOCKS.as_secs()).max(0) as u64,
+            max_count: MAX_PAGE,
+        };
+        let mut walk = HistoryWalk::new(query);
+        while walk.will_call() {
+            let Some(slot) = ctx
+                .slot(app, Command::GetRoamMsg, unit.lane, unit.group.as_ref(), 1)
+                .await
+            else {
+                return Ok(Err(stalled()));
+            };
+            // Each page has a slot of its own; the walk makes at most one call for it.
+            let deadline = std::time::Instant::now() + LEASE / 2;
+            let page = ctx
+                .call(app, Command::GetRoamMsg, unit.lane, 1, slot, deadline, || async {
+                    walk.next_page(&app.client).await.transpose()
+                })
+                .await;
+            match page {
+                Ok(Some(messages)) => {
+                    if let Some(found) = self.own(member, &messages, from, to).await? {
+                        return Ok(Ok(Some(found)));
+                    }
+                }
+                Ok(None) => break,
+                Err(CallFailure::TooLate) => return Ok(Err(stalled())),
+                Err(CallFailure::Im(error)) => return Ok(Err(*error)),
+            }
+        }
+        // A walk that couldn't go on says so now, without a call.
+        Ok(match walk.next_page(&app.client).await {
+            Some(Err(error)) => Err(error),
+            _ => Ok(None),
+        })
+    }
+
+    /// The message of this call among those of a page; one that another record owns is not.
+    async fn own(
+        &self,
+        member: &DoubtfulMember,
+        messages: &[HistoryMessage],
+        from: &AccountId,
+        to: &AccountId,
+    ) -> Result<Option<Found>, Halt> {
+        let pair = self.doubt.pair;
+        let start = format!("{}_{}_", pair.seq, pair.random);
+        for message in messages {
+            let same_pair = (message.seq == Some(pair.seq) && message.random == Some(pair.random))
+                || message.key.as_str().starts_with(&start);
+            if !same_pair || message.from != *from || message.to != *to {
+                continue;
+            }
+            let owned = self
+                .ctx
+                .persist(|| {
+                    self.ctx.store.key_owned_elsewhere(
+                        self.unit,
+                        member.member.idx,
+                        from.as_str(),
+                        to.as_str(),
+                        message.key.as_str(),
+                    )
+                })
+                .await?;
+            if !owned {
+                return Ok(Some(Found {
+                    idx: member.member.idx,
+                    msg_key: message.key.to_string(),
+                    msg_time: message.timestamp.or_else(|| time_of(message.key.as_str())),
+                }));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn decide(&self, sights: Vec<(DoubtfulMember, Sight)>) -> Result<(), Halt> {
+        let Self { ctx, doubt, .. } = self;
+        let (mut found, mut absent, mut blind, mut later) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let mut why_blind = String::new();
+        for (member, sight) in &sights {
+            match sight {
+                Sight::Seen(seen) => found.push(seen.clone()),
+                Sight::Absent => absent.push(member),
+                Sight::Blind(why) => {
+                    why_blind.clone_from(why);
+                    blind.push(member);
+                }
+                Sight::Later(after) => later = later.max(Some(*after)),
+            }
+        }
+        let mut verdict = self.verdict();
+        if !found.is_empty() {
+            ctx.metrics.operation(Operation::ReconcileFound);
+            ctx.metrics
+                .outcome(self.loaded.job.job_type(), Outcome::Sent, found.len() as u64);
+            verdict.events.push(self.found_event(&found));
+            verdict.note = Some(self.note("found", "the history shows the message: it had been sent"));
+        }
+        let partial = self.batch && (!found.is_empty() || doubt.members.len() < doubt.called);
+        verdict.found = found;
+        if let Some(after) = later {
+            verdict.next = DoubtNext::Look {
+                after: after + spread(after),
+                absent: false,
+            };
+            return self.settle(verdict).await;
+        }
+        if !blind.is_empty() && absent.is_empty() {
+            return self.cannot_tell_rest(verdict, &blind, &why_blind).await;
+        }
+        if absent.is_empty() {
+            verdict.next = DoubtNext::End;
+            return self.settle(verdict).await;
+        }
+        self.missing(verdict, &absent, partial).await
+    }
+
+    /// Some, or all, are on neither side.
+    async fn missing(&self, mut verdict: DoubtVerdict, absent: &[&DoubtfulMember], partial: bool) -> Result<(), Halt> {
+        let Self {
+            ctx,
+            unit,
+            loaded,
+            doubt,
+            ..
+        } = self;
+        let quiet = ctx.timing.quiet();
+        if doubt.looks == 0 || doubt.since_last < quiet {
+            // The second look comes when no call can still be on its way.
+            let after = quiet.saturating_sub(doubt.since_last).max(Duration::from_millis(500));
+            verdict.next = DoubtNext::Look { after, absent: true };
+            return self.settle(verdict).await;
+        }
+        ctx.metrics.operation(Operation::ReconcileAbsent);
+        if loaded.job.expires_at.is_some_and(|at| at <= Utc::now()) {
+            self.end_absent(
+                &mut verdict,
+                absent,
+                MessageState::Expired,
+                "expired",
+                "its time was over",
+            );
+            verdict.next = DoubtNext::End;
+            return self.settle(verdict).await;
+        }
+        let (revoked, rest): (Vec<&DoubtfulMember>, Vec<&DoubtfulMember>) =
+            absent.iter().partition(|member| member.revocation.is_some());
+        if !revoked.is_empty() {
+            verdict.cancelled_by = revoked.iter().find_map(|member| member.revocation.clone());
+            self.end_absent(
+                &mut verdict,
+                &revoked,
+                MessageState::Cancelled,
+                "cancelled",
+                "revoked before it was sent",
+            );
+            if rest.is_empty() {
+                verdict.next = DoubtNext::End;
+                return self.settle(verdict).await;
+            }
+        }
+        if unit.attempts >= ctx.retry.max_attempts {
+            let message = format!(
+                "after {} attempts: the answers were lost, and the history shows no message",
+                unit.attempts
+            );
+            self.end_absent(&mut verdict, &rest, MessageState::Failed, EXHAUSTED, &message);
+            self.bury(&mut verdict, EXHAUSTED, &message);
+            verdict.next = DoubtNext::End;
+            return self.settle(verdict).await;
+        }
+        // Whoever is left of a call that reached others goes under a new pair: the old one could be dropped as a repeat
+        // and answered OK.
+        let repeatable = !partial && revoked.is_empty() && doubt.encoder == ENCODER_VERSION;
+        if (repeatable && doubt.since_first < REPEAT_UNTIL) || doubt.since_last >= LISTED_AFTER {
+            tracing::info!(job.id = %unit.job, part = unit.part, members = rest.len(),
+                           "the history doesn't show a message whose answer was lost: it is sent again");
+            verdict.note = Some(self.note(
+                "absent",
+                "neither side of the history shows the message: it is sent again",
+            ));
+            verdict.resend = rest.iter().map(|member| member.member.idx).collect();
+            let command = if self.batch {
+                Command::BatchSendMsg
+            } else {
+                Command::SendMsg
+            };
+            verdict.next = DoubtNext::Deliver {
+                command,
+                after: Duration::ZERO,
+            };
+        } else {
+            let after = LISTED_AFTER
+                .saturating_sub(doubt.since_last)
+                .max(Duration::from_secs(1));
+            verdict.next = DoubtNext::Look { after, absent: true };
+        }
+        self.settle(verdict).await
+    }
+
+    async fn cannot_tell(&self, members: &[&DoubtfulMember], reason: &str) -> Result<(), Halt> {
+        self.cannot_tell_rest(self.verdict(), members, reason).await
+    }
+
+    /// The history can't tell: `on_unknown` decides.
+    async fn cannot_tell_rest(
+        &self,
+        mut verdict: DoubtVerdict,
+        members: &[&DoubtfulMember],
+        reason: &str,
+    ) -> Result<(), Halt> {
+        let Self {
+            ctx,
+            unit,
+            loaded,
+            doubt,
+            ..
+        } = self;
+        verdict.note = Some(self.note("cannot-tell", reason));
+        let message = format!("the answer to the call was lost, and {reason}");
+        match loaded.job.on_unknown {
+            OnUnknown::Reconcile => {
+                self.end_absent(&mut verdict, members, MessageState::Unknown, OUTCOME_UNKNOWN, &message);
+                verdict.next = DoubtNext::End;
+            }
+            OnUnknown::Fail => {
+                self.end_absent(&mut verdict, members, MessageState::Failed, OUTCOME_UNKNOWN, &message);
+                self.bury(&mut verdict, OUTCOME_UNKNOWN, &message);
+                verdict.next = DoubtNext::End;
+            }
+            OnUnknown::Resend if unit.attempts >= ctx.retry.max_attempts => {
+                self.end_absent(&mut verdict, members, MessageState::Unknown, OUTCOME_UNKNOWN, &message);
+                verdict.next = DoubtNext::End;
+            }
+            OnUnknown::Resend => {
+                let quiet = ctx.timing.quiet();
+                if doubt.since_last < quiet {
+                    verdict.next = DoubtNext::Look {
+                        after: quiet.saturating_sub(doubt.since_last),
+                        absent: false,
+                    };
+                } else {
+                    verdict.resend = members.iter().map(|member| member.member.idx).collect();
+                    let command = if self.batch {
+                        Command::BatchSendMsg
+                    } else {
+                        Command::SendMsg
+                    };
+                    verdict.next = DoubtNext::Deliver {
+                        command,
+                        after: Duration::ZERO,
+                    };
+                }
+            }
+        }
+        self.settle(verdict).await
+    }
+
+    fn verdict(&self) -> DoubtVerdict {
+        DoubtVerdict {
+            found: Vec::new(),
+            ended: Vec::new(),
+            cancelled_by: None,
+            resend: Vec::new(),
+            next: DoubtNext::End,
+            job_error: None,
+            note: None,
+            events: Vec::new(),
+            letter: None,
+        }
+    }
+
+    fn note(&self, code: &str, message: &str) -> AttemptNote {
+        AttemptNote {
+            attempt: self.doubt.attempts,
+            command: Command::GetRoamMsg,
+            code: code.to_owned(),
+            class: "reconciled",
+            message: message.to_owned(),
+            url_random: None,
+        }
+    }
+
+    /// Ends members, with their event.
+    fn end_absent(
+        &self,
+        verdict: &mut DoubtVerdict,
+        members: &[&DoubtfulMember],
+        state: MessageState,
+        code: &str,
+        message: &str,
+    ) {
+        let quiet = matches!(state, MessageState::Cancelled | MessageState::Expired);
+        verdict.ended.extend(members.iter().map(|member| MemberFailure {
+            idx: member.member.idx,
+            state,
+            code: if quiet { String::new() } else { code.to_owned() },
+            message: if quiet { String::new() } else { message.to_owned() },
+        }));
+        let Some(outcome) = super::single::end_outcome(state, Outcome::Sent) else {
+            return;
+        };
+        let job_type = self.loaded.job.job_type();
+        self.ctx.metrics.outcome(job_type, outcome, members.len() as u64);
+        let error = (!quiet).then(|| (code.to_owned(), message.to_owned()));
+        let revocation = (state == MessageState::Cancelled)
+            .then(|| verdict.cancelled_by.as_deref().and_then(|id| JobId::parse(id).ok()))
+            .flatten();
+        let to = members.iter().map(|member| member.member.to.as_str());
+        let facts = if self.batch {
+            Facts {
+                sent: Some(Vec::new()),
+                failed: Some(all_failed(to, code, message)),
+                attempts: self.doubt.attempts,
+                error,
+                revocation,
+                ..Facts::default()
+            }
+        } else {
+            Facts {
+                to: members
+                    .first()
+                    .and_then(|member| AccountId::parse(&member.member.to).ok()),
+                attempts: self.doubt.attempts,
+                error,
+                revocation,
+                ..Facts::default()
+            }
+        };
+        verdict
+            .events
+            .push(self.build(members.first().map_or(0, |member| member.member.idx), outcome, facts));
+    }
+
+    fn found_event(&self, found: &[Found]) -> crate::store::OutboxEvent {
+        let first = found.first();
+        let to_of = |idx: i32| {
+            self.doubt
+                .members
+                .iter()
+                .find(|member| member.member.idx == idx)
+                .and_then(|member| AccountId::parse(&member.member.to).ok())
+        };
+        let facts = Facts {
+            to: if self.batch {
+                None
+            } else {
+                first.and_then(|found| to_of(found.idx))
+            },
+            sent: self
+                .batch
+                .then(|| found.iter().filter_map(|found| to_of(found.idx)).collect()),
+            failed: self.batch.then(Vec::new),
+            msg_key: first.map(|found| found.msg_key.clone()),
+            msg_time: first.and_then(|found| found.msg_time),
+            attempts: self.doubt.attempts,
+            ..Facts::default()
+        };
+        self.build(first.map_or(0, |found| found.idx), Outcome::Sent, facts)
+    }
+
+    /// An event about members that begin with `first`: a call's members may be found in several looks.
+    fn build(&self, first: i32, outcome: Outcome, facts: Facts) -> crate::store::OutboxEvent {
+        let about =
+            about(&self.loaded.job, AccountId::parse(&self.doubt.sender).ok()).replying(&self.loaded.properties);
+        let call = if self.batch {
+            format!("{}/{first}", part_call(self.unit.part, self.doubt.generation))
+        } else {
+            single_call(self.doubt.generation)
+        };
+        self.ctx.events.build(&about, &call, outcome, facts)
+    }
+
+    /// A failure of the job as a whole: a single's letter at once, a batch's when its last part has ended.
+    fn bury(&self, verdict: &mut DoubtVerdict, code: &str, message: &str) {
+        if !needs_letter(code, self.ctx.recipient_letters) {
+            return;
+        }
+        if self.batch {
+            verdict.job_error = Some((code.to_owned(), message.to_owned()));
+            return;
+        }
+        self.ctx.metrics.dead_letter(self.unit.lane, code);
+        verdict.letter = Some(OutboxLetter {
+            job: self.unit.job.clone(),
+            code: code.to_owned(),
+            message: message.to_owned(),
+            attempts: self.doubt.attempts,
+            generation: self.doubt.generation,
+        });
+    }
+
+    async fn settle(&self, verdict: DoubtVerdict) -> Result<(), Halt> {
+        let Self { ctx, unit, doubt, .. } = self;
+        super::fault::point("reconcile.verdict.before").await;
+        ctx.persist(|| ctx.store.settle_doubt(unit, doubt, &verdict)).await?;
+        super::fault::point("reconcile.verdict.after").await;
+        ctx.outbox.notify_one();
+        ctx.due.notify_one();
+        Ok(())
+    }
+}
+
+/// The history's budget gave no slot in time.
+fn stalled() -> ImError {
+    ImError::not_asked(Command::GetRoamMsg, "the budget of the history gave no slot in time")
+}

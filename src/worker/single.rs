@@ -1,0 +1,571 @@
+//! The way of a job that its delivery owns and that needs one call: slot, claim, call, outcome, event, ack.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use chrono::Utc;
+use uuid::Uuid;
+
+use super::{
+    app::App,
+    context::{CallFailure, Context, Halt},
+    delivery::{Fault, Verdict, conflict, hand_over, parcel, replay, replay_of},
+    events::{About, Facts, single_call},
+    judge::{FIRST_LOOK, Judgement, needs_letter},
+    pair,
+};
+use crate::{
+    broker::Delivery,
+    budget::Slot,
+    domain::{
+        AccountId, Command, JobId, MessageState,
+        event::Outcome,
+        job::{Job, Task},
+        message::Message,
+        record,
+    },
+    im::{ENCODER_VERSION, ImError, Pair, encode_import, encode_send},
+    store::{
+        AttemptNote, CALL_WINDOW, CallPair, ClaimVerdict, ExistingJob, ExistingMessage, Holder, NewClaim, OutboxEvent,
+        Recorded, SentOutcome, Settlement, SingleOutcome,
+    },
+};
+
+/// What a single call needs of its job.
+pub(super) struct Single<'a> {
+    /// sendmsg or importmsg.
+    pub(super) command: Command,
+    /// The account that the API uses as the sender.
+    pub(super) from: AccountId,
+    /// The recipient.
+    pub(super) to: &'a AccountId,
+    /// The message.
+    pub(super) message: &'a Message,
+    /// An import's time, Unix seconds, and whether it counts as unread.
+    import: Option<(u64, bool)>,
+}
+
+/// The answer of a single call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Accepted {
+    /// The message's key.
+    pub(super) msg_key: String,
+    /// The service's time, Unix seconds.
+    pub(super) msg_time: Option<i64>,
+}
+
+impl<'a> Single<'a> {
+    /// The call of a `send` or an `import`; `None` for any other job.
+    pub(super) fn of(job: &'a Job, app: &App) -> Option<Self> {
+        match &job.task {
+            Task::Send { from, to, message } => Some(Self {
+                command: Command::SendMsg,
+                from: from.as_ref().unwrap_or(app.admin()).clone(),
+                to,
+                message,
+                import: None,
+            }),
+            Task::Import {
+                from,
+                to,
+                message,
+                timestamp,
+                unread,
+            } => Some(Self {
+                command: Command::ImportMsg,
+                from: from.clone(),
+                to,
+                message,
+                import: Some((*timestamp, *unread)),
+            }),
+            _ => None,
+        }
+    }
+
+    /// The outcome's name of a success.
+    pub(super) const fn success(&self) -> Outcome {
+        if self.import.is_some() {
+            Outcome::Imported
+        } else {
+            Outcome::Sent
+        }
+    }
+
+    /// Makes the call with a slot.
+    pub(super) async fn call(
+        &self,
+        ctx: &Context,
+        app: &App,
+        lane: crate::domain::Lane,
+        slot: Slot,
+        pair: CallPair,
+        deadline: Instant,
+    ) -> Result<Accepted, CallFailure> {
+        let pair = Pair {
+            seq: pair.seq,
+            random: pair.random,
+        };
+        ctx.call(app, self.command, lane, 1, slot, deadline, || async move {
+            match self.import {
+                None => {
+                    let body = encode_send(Some(&self.from), self.to, self.message, pair);
+                    let reply = app.client.send(body, Some(deadline)).await?;
+                    Ok(Accepted {
+                        msg_key: reply.msg_key.to_string(),
+                        msg_time: reply.msg_time,
+                    })
+                }
+                Some((timestamp, unread)) => {
+                    let word = if unread { ctx.import_words.0 } else { ctx.import_words.1 };
+                    let body = encode_import(&self.from, self.to, self.message, pair, timestamp, word);
+                    app.client.import(body, Some(deadline)).await?;
+                    // The service answers none; it is made of the three numbers that an import gives.
+                    let msg_key = format!("{}_{}_{timestamp}", pair.seq, pair.random);
+                    Ok(Accepted {
+                        msg_key,
+                        msg_time: i64::try_from(timestamp).ok(),
+                    })
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Whose event a job's is.
+pub(super) fn about(job: &Job, from: Option<AccountId>) -> About {
+    About {
+        job: job.id.clone(),
+        job_type: job.job_type(),
+        app: job.app.clone(),
+        group: job.group.clone(),
+        from,
+        reply_to: None,
+        correlation_id: None,
+    }
+}
+
+/// A claim under way: everything that its outcome needs.
+struct Claimed<'a> {
+    ctx: &'a Arc<Context>,
+    delivery: &'a Delivery,
+    job: &'a Job,
+    app: &'a App,
+    single: Single<'a>,
+    token: Uuid,
+    created_at: chrono::DateTime<Utc>,
+}
+
+/// Carries a `send` or an `import` out.
+pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) -> Result<Verdict, Halt> {
+    let Some(app) = ctx.apps.get(&job.app) else {
+        return Ok(Verdict::DeadLetter(Fault::new("unknown-app", "app: not configured")));
+    };
+    let Some(single) = Single::of(job, app) else {
+        return hand_over(ctx, delivery, job, Duration::ZERO).await;
+    };
+    let _permit = ctx.permit(delivery.lane).await?;
+    if let Some(wait) = ctx.gate_wait(app) {
+        return hand_over(ctx, delivery, job, wait).await;
+    }
+    let Some(slot) = ctx
+        .slot(app, single.command, delivery.lane, job.group.as_ref(), 1)
+        .await
+    else {
+        if ctx.draining.is_cancelled() {
+            return Ok(Verdict::Leave);
+        }
+        return hand_over(ctx, delivery, job, Duration::ZERO).await;
+    };
+    if ctx.stopping.is_cancelled() {
+        return Ok(Verdict::Leave);
+    }
+    let pair = pair::derive(&job.app, &job.id, 0, single.to.as_str(), 0, single.message);
+    let token = Uuid::new_v4();
+    let claim = NewClaim {
+        id: job.id.clone(),
+        digest: job.digest(),
+        job_type: record::type_number(&job.task),
+        app: job.app.clone(),
+        group: job.group.clone(),
+        lane: delivery.lane,
+        from: single.from.clone(),
+        to: single.to.clone(),
+        send_at: job.send_at,
+        expires_at: job.expires_at,
+        on_unknown: record::on_unknown_number(job.on_unknown),
+        seq: pair.seq,
+        random: pair.random,
+        encoder: ENCODER_VERSION,
+        token,
+        expired: job.expires_at.is_some_and(|at| at <= Utc::now()),
+    };
+    // From before the statement was sent: the database's own three seconds begin later.
+    let deadline = Instant::now() + CALL_WINDOW;
+    let high = usize::from(delivery.lane != crate::domain::Lane::High);
+    super::fault::point("claim.before").await;
+    let verdict = ctx.insist(|| ctx.claims[high].submit(claim.clone())).await?;
+    super::fault::point("claim.after").await;
+    let about = || about(job, Some(single.from.clone())).replying(&delivery.properties);
+    let facts = || Facts {
+        to: Some(single.to.clone()),
+        ..Facts::default()
+    };
+    let created_at = match verdict {
+        ClaimVerdict::Claimed { created_at } => created_at,
+        ClaimVerdict::Cancelled { revocation } => {
+            let facts = Facts {
+                revocation: Some(revocation),
+                ..facts()
+            };
+            let event = ctx.events.build(&about(), &single_call(0), Outcome::Cancelled, facts);
+            return finish(ctx, job, Outcome::Cancelled, &event).await;
+        }
+        ClaimVerdict::Expired => {
+            let event = ctx.events.build(&about(), &single_call(0), Outcome::Expired, facts());
+            return finish(ctx, job, Outcome::Expired, &event).await;
+        }
+        ClaimVerdict::Existing(existing) => match own_claim(&existing, token) {
+            // Its COMMIT had succeeded and only the answer was lost.
+            Some(created_at) => created_at,
+            None => {
+                drop(slot);
+                return existing_job(ctx, delivery, job, &single, *existing).await;
+            }
+        },
+    };
+    Claimed {
+        ctx,
+        delivery,
+        job,
+        app,
+        single,
+        token,
+        created_at,
+    }
+    .call(slot, pair, deadline)
+    .await
+}
+
+fn own_claim(existing: &ExistingJob, token: Uuid) -> Option<chrono::DateTime<Utc>> {
+    let message = existing.message.as_ref()?;
+    (message.token == Some(token) && message.state == MessageState::Calling).then_some(existing.created_at)
+}
+
+impl Claimed<'_> {
+    async fn call(&self, slot: Slot, pair: CallPair, deadline: Instant) -> Result<Verdict, Halt> {
+        let Self {
+            ctx,
+            delivery,
+            job,
+            app,
+            single,
+            ..
+        } = self;
+        super::fault::point("call.before").await;
+        let result = single.call(ctx, app, delivery.lane, slot, pair, deadline).await;
+        super::fault::point("call.after").await;
+        // From here on a refusal of the database leaves the delivery unacknowledged: its next one is reconciled.
+        let recorded = match result {
+            Ok(accepted) => self.accepted(accepted).await,
+            Err(CallFailure::TooLate) => {
+                self.settle(
+                    SingleOutcome::Retry {
+                        after: Duration::ZERO,
+                        counts: false,
+                    },
+                    None,
+                    None,
+                )
+                .await
+            }
+            Err(CallFailure::Im(error)) => self.refused(&error).await,
+        };
+        match recorded {
+            Err(Halt::Store(error)) => {
+                tracing::error!(job.id = %job.id, error = &*error as &dyn std::error::Error,
+                                "an outcome could not be recorded: its next delivery is reconciled");
+                Ok(Verdict::Leave)
+            }
+            other => other,
+        }
+    }
+
+    async fn accepted(&self, accepted: Accepted) -> Result<Verdict, Halt> {
+        let Self {
+            ctx,
+            delivery,
+            job,
+            single,
+            ..
+        } = self;
+        let outcome = SentOutcome {
+            id: job.id.clone(),
+            created_at: self.created_at,
+            app: job.app.clone(),
+            group: job.group.clone(),
+            token: self.token,
+            msg_key: accepted.msg_key.clone(),
+            msg_time: accepted.msg_time,
+        };
+        let high = usize::from(delivery.lane != crate::domain::Lane::High);
+        super::fault::point("outcome.before").await;
+        let recorded = ctx.insist(|| ctx.sent[high].submit(outcome.clone())).await?;
+        super::fault::point("outcome.after").await;
+        match recorded {
+            Recorded::Applied { revocation } => {
+                if revocation.is_some() {
+                    ctx.due.notify_one();
+                }
+                let facts = Facts {
+                    to: Some(single.to.clone()),
+                    msg_key: Some(accepted.msg_key),
+                    msg_time: accepted.msg_time,
+                    attempts: 1,
+                    ..Facts::default()
+                };
+                let event = self.event(single.success(), facts);
+                finish(ctx, job, single.success(), &event).await
+            }
+            Recorded::Superseded { state } => {
+                tracing::warn!(job.id = %job.id, ?state, "an answer came after its claim had been replaced; its MsgKey is kept");
+                Ok(Verdict::Ack)
+            }
+        }
+    }
+
+    async fn refused(&self, error: &ImError) -> Result<Verdict, Halt> {
+        let Self {
+            ctx, job, app, single, ..
+        } = self;
+        match ctx.judge(app, error, 1) {
+            Judgement::Retry { after, counts } => {
+                let note = counts.then(|| note(error, 1));
+                self.settle(
+                    SingleOutcome::Retry { after, counts },
+                    Some((error.word(), error.text.clone())),
+                    note,
+                )
+                .await
+            }
+            Judgement::Doubt => {
+                let error_pair = Some((error.word(), error.text.clone()));
+                self.settle(
+                    SingleOutcome::Doubt { after: FIRST_LOOK },
+                    error_pair,
+                    Some(note(error, 1)),
+                )
+                .await
+            }
+            Judgement::Fail { code, message, .. } => {
+                let failure = Some((code.clone(), message.clone()));
+                self.settle(SingleOutcome::Failed, failure.clone(), Some(note(error, 1)))
+                    .await?;
+                let facts = Facts {
+                    to: Some(single.to.clone()),
+                    attempts: 1,
+                    error: failure,
+                    ..Facts::default()
+                };
+                let event = self.event(Outcome::Failed, facts);
+                finish(ctx, job, Outcome::Failed, &event).await?;
+                Ok(letter_or_ack(ctx, code, message, 1, 0))
+            }
+        }
+    }
+
+    fn event(&self, outcome: Outcome, facts: Facts) -> OutboxEvent {
+        let about = about(self.job, Some(self.single.from.clone())).replying(&self.delivery.properties);
+        self.ctx.events.build(&about, &single_call(0), outcome, facts)
+    }
+
+    /// Records what isn't a plain success; a retry or a doubt hands the job to the table.
+    async fn settle(
+        &self,
+        outcome: SingleOutcome,
+        error: Option<(String, String)>,
+        note: Option<AttemptNote>,
+    ) -> Result<Verdict, Halt> {
+        let Self { ctx, delivery, job, .. } = self;
+        let settlement = Settlement {
+            id: job.id.clone(),
+            created_at: self.created_at,
+            app: job.app.clone(),
+            group: job.group.clone(),
+            lane: delivery.lane,
+            command: self.single.command,
+            token: Some(self.token),
+            holder: Holder::Delivery(parcel(delivery)),
+            outcome,
+            error,
+            note,
+            event: None,
+            letter: None,
+        };
+        super::fault::point("outcome.before").await;
+        ctx.persist(|| {
+            ctx.store
+                .settle(delivery.lane == crate::domain::Lane::High, &settlement)
+        })
+        .await?;
+        super::fault::point("outcome.after").await;
+        ctx.due.notify_one();
+        Ok(Verdict::Ack)
+    }
+}
+
+/// An attempt that failed, as the table keeps it.
+pub(super) fn note(error: &ImError, attempt: u32) -> AttemptNote {
+    AttemptNote {
+        attempt,
+        command: error.command,
+        code: error.word(),
+        class: error.class.as_str(),
+        message: error.text.clone(),
+        url_random: error.url_random,
+    }
+}
+
+/// Publishes the event of an end.
+async fn finish(ctx: &Context, job: &Job, outcome: Outcome, event: &OutboxEvent) -> Result<Verdict, Halt> {
+    ctx.metrics.outcome(job.job_type(), outcome, 1);
+    super::fault::point("event.before").await;
+    ctx.publish_event(event).await?;
+    super::fault::point("event.after").await;
+    Ok(Verdict::Ack)
+}
+
+fn letter_or_ack(ctx: &Context, code: String, sentence: String, attempts: u32, generation: i32) -> Verdict {
+    if needs_letter(&code, ctx.recipient_letters) {
+        Verdict::DeadLetter(Fault {
+            code,
+            sentence,
+            attempts,
+            generation,
+        })
+    } else {
+        Verdict::Ack
+    }
+}
+
+/// A delivery whose id is on record: a repeat, a redelivery after a crash, or another job's.
+async fn existing_job(
+    ctx: &Arc<Context>,
+    delivery: &Delivery,
+    job: &Job,
+    single: &Single<'_>,
+    existing: ExistingJob,
+) -> Result<Verdict, Halt> {
+    if !existing.same {
+        return Ok(Verdict::DeadLetter(conflict()));
+    }
+    if existing.loading {
+        return hand_over(ctx, delivery, job, Duration::ZERO).await;
+    }
+    if let Some(generation) = replay_of(delivery) {
+        replay(ctx, job, generation, &parcel(delivery)).await?;
+        return Ok(Verdict::Ack);
+    }
+    let Some(message) = existing.message else {
+        return Ok(Verdict::Ack);
+    };
+    if existing.owner == crate::domain::Owner::Table {
+        return Ok(Verdict::Ack);
+    }
+    if !message.state.is_final() {
+        return hand_over_live(ctx, delivery, job).await;
+    }
+    if !delivery.redelivered {
+        tracing::debug!(job.id = %job.id, state = message.state.as_str(), "a job that has ended was published again");
+        return Ok(Verdict::Ack);
+    }
+    // It ended, and its worker may have died before the event or the letter.
+    if let Some(event) = repeated_event(ctx, delivery, job, single, &message) {
+        ctx.publish_event(&event).await?;
+    }
+    Ok(match (message.state, message.error) {
+        (MessageState::Failed, Some((code, sentence))) => {
+            letter_or_ack(ctx, code, sentence, message.attempts, message.generation)
+        }
+        _ => Verdict::Ack,
+    })
+}
+
+fn repeated_event(
+    ctx: &Context,
+    delivery: &Delivery,
+    job: &Job,
+    single: &Single<'_>,
+    message: &ExistingMessage,
+) -> Option<OutboxEvent> {
+    let outcome = end_outcome(message.state, single.success())?;
+    let revocation = (message.state == MessageState::Cancelled)
+        .then(|| message.revocation.as_deref().and_then(|id| JobId::parse(id).ok()))
+        .flatten();
+    let facts = Facts {
+        to: Some(single.to.clone()),
+        msg_key: message.msg_key.clone(),
+        msg_time: message.msg_time,
+        attempts: message.attempts,
+        error: message.error.clone(),
+        revocation,
+        ..Facts::default()
+    };
+    let about = about(job, Some(single.from.clone())).replying(&delivery.properties);
+    Some(
+        ctx.events
+            .build(&about, &single_call(message.generation), outcome, facts),
+    )
+}
+
+/// The event's outcome of a message that has ended; `None` while it hasn't.
+pub(super) const fn end_outcome(state: MessageState, success: Outcome) -> Option<Outcome> {
+    Some(match state {
+        // What was revoked since had been sent first.
+        MessageState::Sent | MessageState::Revoked => success,
+        MessageState::Failed => Outcome::Failed,
+        MessageState::Cancelled => Outcome::Cancelled,
+        MessageState::Expired => Outcome::Expired,
+        MessageState::Unknown => Outcome::Unknown,
+        MessageState::Suppressed => Outcome::Suppressed,
+        MessageState::Pending | MessageState::Calling | MessageState::Doubt => return None,
+    })
+}
+
+/// A second delivery of a job whose first is being carried out, or was when its worker died: the table finds out.
+pub(super) async fn hand_over_live(ctx: &Context, delivery: &Delivery, job: &Job) -> Result<Verdict, Halt> {
+    let asked = [(&job.id, job.digest())];
+    let existing = ctx
+        .persist(|| async {
+            let asked: Vec<_> = asked.iter().map(|(id, digest)| (*id, digest.as_slice())).collect();
+            ctx.store.existing(false, &asked).await
+        })
+        .await?;
+    let Some((_, existing)) = existing.into_iter().next() else {
+        return Ok(Verdict::Leave);
+    };
+    let parcel = parcel(delivery);
+    // After a crash the message is mostly in the history already, or never will be; a producer's repeat of a job that
+    // is under way has time.
+    let after = if delivery.redelivered {
+        FIRST_LOOK
+    } else {
+        ctx.timing.quiet()
+    };
+    ctx.persist(|| {
+        ctx.store.hand_over_live(
+            &job.id,
+            existing.created_at,
+            delivery.lane,
+            &job.app,
+            job.group.as_ref(),
+            &parcel,
+            after,
+        )
+    })
+    .await?;
+    ctx.due.notify_one();
+    Ok(Verdict::Ack)
+}
