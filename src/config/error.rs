@@ -2,6 +2,13 @@
 
 use super::Origin;
 
+fn hint(suggestion: Option<&str>) -> String {
+    match suggestion {
+        Some(suggestion) => format!("; did you mean {suggestion}?"),
+        None => "; `im-dispatcher config show` lists every setting".to_owned(),
+    }
+}
+
 /// An error of the configuration. Its text is one line and never holds a secret's value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -28,7 +35,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// A setting that doesn't exist.
-    #[error("unknown setting {name} from {origin}{}", suggestion.as_ref().map(|s| format!("; did you mean {s}?")).unwrap_or_else(|| String::from("; `im-dispatcher config show` lists every setting")))]
+    #[error("unknown setting {name} from {origin}{}", hint(suggestion.as_deref()))]
     Unknown {
         /// As it was spelled.
         name: String,

@@ -15,6 +15,7 @@ use super::{
     AppLimits, AppSettings, BudgetSettings, ConfigError, DeadLetterSettings, Environment, HttpSettings, ImSettings,
     LaneSettings, LogFormat, LogSettings, Origin, ReconcileSettings, RetentionSettings, RetrySettings, Settings,
     WindowMode, WorkerSettings, environment::CONFIG_VARIABLE, known::limit_path, layers::Layers,
+    values::Setting,
 };
 
 /// The file that is read where none is named, if it is there.
@@ -24,7 +25,7 @@ const MAX_CALLS_PER_SECOND: u64 = 1_000_000;
 /// Likewise for recipients: 60 times the former.
 const MAX_RECIPIENTS_PER_MINUTE: u64 = 60_000_000;
 /// A hundred years: longer than anyone keeps records.
-const MAX_RETENTION: Duration = Duration::from_secs(100 * 365 * 86_400);
+const MAX_RETENTION: Duration = Duration::from_hours(100 * 365 * 24);
 
 /// What [`Settings::load`] starts from.
 #[derive(Debug, Clone, Default)]
@@ -68,7 +69,7 @@ impl Settings {
         ) {
             (Some(path), _, _) => layers.add_file(path, ("config", Origin::Flag("--config".into())))?,
             (None, Some(path), _) => {
-                layers.add_file(Path::new(path), ("config", Origin::Environment(CONFIG_VARIABLE.into())))?
+                layers.add_file(Path::new(path), ("config", Origin::Environment(CONFIG_VARIABLE.into())))?;
             }
             (None, None, Some(directory)) => {
                 let path = directory.join(DEFAULT_FILE);
@@ -254,8 +255,8 @@ fn im(layers: &Layers) -> Result<ImSettings, ConfigError> {
         // The service accepts up to 50 years (im-api: at most 50 years).
         usersig_lifetime: layers
             .defaulted("im.usersig_lifetime")?
-            .duration(Duration::from_secs(4), Duration::from_secs(50 * 365 * 86_400))?,
-        ca_file: layers.setting("im.ca_file").map(|setting| setting.file()).transpose()?,
+            .duration(Duration::from_secs(4), Duration::from_hours(50 * 365 * 24))?,
+        ca_file: layers.setting("im.ca_file").map(Setting::file).transpose()?,
         import_unread: layers.defaulted("im.import_unread")?.whole(0, 255)?,
         import_read: layers.defaulted("im.import_read")?.whole(0, 255)?,
     })
@@ -296,6 +297,7 @@ fn retention(layers: &Layers) -> Result<RetentionSettings, ConfigError> {
 
 fn log(layers: &Layers) -> Result<LogSettings, ConfigError> {
     Ok(LogSettings {
+        filter_is_set: layers.defaulted("log.filter")?.entry.origin != Origin::Default,
         format: layers
             .setting("log.format")
             .map(|setting| {
@@ -392,6 +394,6 @@ fn app_settings(layers: &Layers, app: &str) -> Result<AppSettings, ConfigError> 
         limits,
         queues: layers
             .setting(&path("queues"))
-            .map_or(Ok(false), |setting| setting.switch())?,
+            .map_or(Ok(false), Setting::switch)?,
     })
 }

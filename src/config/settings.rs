@@ -57,7 +57,7 @@ pub struct AppSettings {
     pub sdk_app_id: SdkAppId,
     /// The app administrator that calls are made as, and the sender of messages that name none.
     pub admin_account: AccountId,
-    /// The key that UserSigs are signed with.
+    /// The key that its `UserSigs` are signed with.
     pub secret: SecretString,
     /// The REST host of its region.
     pub base_url: Url,
@@ -133,9 +133,9 @@ pub struct ImSettings {
     pub usersig_lifetime: Duration,
     /// Certificates in PEM that are trusted besides the system's.
     pub ca_file: Option<PathBuf>,
-    /// SyncFromOldSystem of an import that counts as unread: 5, or 1 on older services.
+    /// `SyncFromOldSystem` of an import that counts as unread: 5, or 1 on older services.
     pub import_unread: u8,
-    /// SyncFromOldSystem of an import that doesn't count as unread: 2.
+    /// `SyncFromOldSystem` of an import that doesn't count as unread: 2.
     pub import_read: u8,
 }
 
@@ -204,6 +204,8 @@ pub struct LogSettings {
     pub format: Option<LogFormat>,
     /// Directives of an `EnvFilter`.
     pub filter: String,
+    /// Whether someone chose the filter.
+    pub filter_is_set: bool,
 }
 
 /// How a log line is written.
@@ -277,6 +279,16 @@ impl Settings {
     /// Whether an app of that name is mentioned, complete or not.
     pub fn mentions_app(&self, name: &AppName) -> bool {
         self.apps.contains_key(name) || self.incomplete.contains_key(name)
+    }
+
+    /// Logging of a service, or of a command that is over soon: unless someone chose a filter, the latter only warns, so
+    /// that news don't stand between its tables.
+    pub fn log_for(&self, service: bool) -> LogSettings {
+        let mut log = self.log.clone();
+        if !service && !log.filter_is_set {
+            "warn".clone_into(&mut log.filter);
+        }
+        log
     }
 
     fn no_such_app(&self, name: &AppName) -> ConfigError {

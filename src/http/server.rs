@@ -129,14 +129,13 @@ async fn connection(stream: TcpStream, router: axum::Router, limits: Limits, sto
         () = stop.cancelled() => None,
         () = sleep(limits.connection) => None,
     };
-    let ended = match ended {
-        Some(ended) => ended,
-        None => {
-            connection.as_mut().graceful_shutdown();
-            match tokio::time::timeout(limits.drain, connection).await {
-                Ok(ended) => ended,
-                Err(_) => return,
-            }
+    let ended = if let Some(ended) = ended {
+        ended
+    } else {
+        connection.as_mut().graceful_shutdown();
+        match tokio::time::timeout(limits.drain, connection).await {
+            Ok(ended) => ended,
+            Err(_) => return,
         }
     };
     if let Err(error) = ended {

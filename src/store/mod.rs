@@ -2,6 +2,7 @@
 
 mod claims;
 mod doubts;
+mod durability;
 mod error;
 mod handover;
 mod outbox;
@@ -26,6 +27,7 @@ use sqlx::{
 
 pub use claims::{CALL_WINDOW, ClaimVerdict, ExistingJob, ExistingMessage, NewClaim};
 pub use doubts::{Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found};
+pub use durability::Durability;
 pub use error::StoreError;
 pub use handover::{HandedOver, Handover, work_kind};
 pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};

@@ -211,23 +211,20 @@ async fn raw_status(
     .fetch_optional(&mut **tx)
     .await
     .map_err(|error| StoreError::query("look for the owner of a MsgKey", error))?;
-    let (state, sent_at, attempts, error) = match owner {
-        Some(owner) => {
-            let state = match (owner.state, owner.revoke_state) {
-                (7, _) => MessageState::Revoked,
-                (3, 3) => MessageState::Failed,
-                _ => MessageState::Pending,
-            };
-            (state, owner.sent_at, owner.attempts, owner.revoke_error)
-        }
-        None => {
-            let state = match raw.state {
-                2 => MessageState::Revoked,
-                3 => MessageState::Failed,
-                _ => MessageState::Pending,
-            };
-            (state, None, 0, raw.error.clone())
-        }
+    let (state, sent_at, attempts, error) = if let Some(owner) = owner {
+        let state = match (owner.state, owner.revoke_state) {
+            (7, _) => MessageState::Revoked,
+            (3, 3) => MessageState::Failed,
+            _ => MessageState::Pending,
+        };
+        (state, owner.sent_at, owner.attempts, owner.revoke_error)
+    } else {
+        let state = match raw.state {
+            2 => MessageState::Revoked,
+            3 => MessageState::Failed,
+            _ => MessageState::Pending,
+        };
+        (state, None, 0, raw.error.clone())
     };
     let progress = if state == MessageState::Pending {
         Progress::Open

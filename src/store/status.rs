@@ -106,12 +106,11 @@ impl Store {
             total: u64::try_from(row.total).unwrap_or(0),
             failed: row.error_code.is_some(),
         };
-        let (recipients, progress, messages) = match job.job_type {
-            JobType::Revoke => revoke_status(&mut tx, &job, page).await?,
-            _ => {
-                let counts = counts(&mut tx, &job).await?;
-                (counts, job.progress(), messages(&mut tx, &job, page).await?)
-            }
+        let (recipients, progress, messages) = if job.job_type == JobType::Revoke {
+            revoke_status(&mut tx, &job, page).await?
+        } else {
+            let counts = counts(&mut tx, &job).await?;
+            (counts, job.progress(), messages(&mut tx, &job, page).await?)
         };
         Ok(Some(JobStatus {
             job: id.clone(),
@@ -323,11 +322,11 @@ pub(super) fn unsigned(count: i64) -> u64 {
     u64::try_from(count).unwrap_or(0)
 }
 
-fn inconsistent(table: &'static str, column: &'static str, job: &str, value: impl ToString) -> StoreError {
+fn inconsistent(table: &'static str, column: &'static str, job: &str, value: impl std::fmt::Display) -> StoreError {
     StoreError::Inconsistent {
         table,
         column,
         job: job.to_owned(),
-        value: value.to_string(),
+        value: format!("{value}"),
     }
 }

@@ -24,6 +24,8 @@ const CAPS: &[(&str, LevelFilter)] = &[
     ("im_dispatcher", LevelFilter::TRACE),
     // Warns with the whole returned message in it, body included; our publisher reports the return itself.
     ("lapin::returned_messages", LevelFilter::OFF),
+    // Logs an error at each clean close; our supervisor reports connections that are lost.
+    ("lapin::channels", LevelFilter::OFF),
     // Prints unknown parameters of the database URL with their values, which may be a misspelled `password`.
     ("sqlx_postgres::options", LevelFilter::OFF),
     // The statement's text without its arguments, where it was slow.
@@ -143,7 +145,9 @@ mod tests {
     fn spans_of_a_capped_dependency_bring_no_fields_either() {
         let text = logged("trace", LogFormat::Json, || {
             let span = tracing::debug_span!(target: "sqlx::query", "statement", arguments = "MARKED");
-            span.in_scope(|| tracing::info!(target: "im_dispatcher::store", "claimed"));
+            span.in_scope(|| {
+                tracing::info!(target: "im_dispatcher::store", "claimed");
+            });
         });
         assert!(text.contains("claimed") && !text.contains("MARKED"), "{text}");
     }
@@ -167,7 +171,7 @@ mod tests {
     #[test]
     fn json_is_one_object_a_line_with_fields_at_the_top() {
         let text = logged("info", LogFormat::Json, || {
-            tracing::info!(job.id = "j-1", delay_ms = 5, "parked")
+            tracing::info!(job.id = "j-1", delay_ms = 5, "parked");
         });
         let line: serde_json::Value = serde_json::from_str(text.trim()).unwrap();
         assert_eq!(line["job.id"], "j-1");
