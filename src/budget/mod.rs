@@ -1,1 +1,42 @@
-//! (under construction)
+//! May this call go out now? At most what the service grants, nothing of it wasted, the urgent first.
+//!
+//! The IM service grants each app so many calls a second per command, and batches so many recipients a minute. A
+//! [`Budget`] grants [`Slot`]s: the right to one call at one instant. In any sliding second of the instants at which slots are
+//! used there are never more than the limit, and while work waits at least 99.5 % of it are used.
+//!
+//! - [`Budget`] and [`Slot`]: what callers use; locks, timers and tasks. One timer task per key, and only while somebody waits.
+//! - `key_state`: the pure core, in which time is a parameter: who waits, who holds a slot, pauses, limits, forfeits.
+//! - `lanes`: who is next. `source`: the seam to when there is a slot ([`SlotSource`]), behind which are
+//!   - `window_pacer`, the exact log of one process (`window`): the default;
+//!   - `governor_pacer`, governor alone: the mode `--no-fleet` ([`Pacer::Governor`]);
+//!   - and what a fleet reserves in a row that its workers share, passed in as [`SlotSources`].
+//! - `throttle`: what a throttled answer does. `meter`: what was used lately.
+//!
+//! It knows no HTTP, no SQL and no AMQP, nor what a call is.
+//!
+//! Why the log and not governor by default: under backlog both pace evenly and waste nothing. But governor with the burst
+//! of one that makes it exact gives a lone job no more than the next beat, can't take back a slot that a job did not need
+//! or missed, and can't answer an idle second at once; with a larger burst its rate has to fall for the window to hold.
+
+mod governor_pacer;
+mod handle;
+mod key;
+mod key_state;
+mod lanes;
+mod meter;
+mod options;
+#[cfg(test)]
+mod simulation;
+mod slot;
+mod source;
+mod throttle;
+mod window;
+mod window_pacer;
+
+pub use handle::{Budget, KeySnapshot};
+pub use options::{BudgetKey, BudgetOptions, Limits, OptionsError, Pacer, ThrottleOptions, WindowMode};
+pub use slot::{CallOutcome, Forfeited, Slot, SlotRequest};
+pub use source::{Ask, Booking, Past, SlotSource, SlotSources, Waker, Way};
+
+/// Nanoseconds since the budget was made, on the monotonic clock.
+pub type Nanos = u64;
