@@ -33,6 +33,8 @@ pub(super) struct Model {
     pub(super) drops: u32,
     /// From the use until the answer: at most.
     pub(super) answer: Nanos,
+    /// From the use until the service has it: at most, and not after the answer.
+    pub(super) drift: Nanos,
     /// When the whole process stands still, and for how long.
     pub(super) stalls: Vec<(Nanos, Nanos)>,
 }
@@ -46,6 +48,7 @@ impl Default for Model {
             late: (0, 0),
             drops: 0,
             answer: 30 * MS,
+            drift: 2 * MS,
             stalls: Vec::new(),
         }
     }
@@ -91,6 +94,8 @@ impl Job {
 #[derive(Debug, Clone)]
 pub(super) struct Use {
     pub(super) at: Nanos,
+    /// When the service had it: some time before the answer.
+    pub(super) arrived: Nanos,
     pub(super) asked: Nanos,
     pub(super) job: Job,
 }
@@ -275,13 +280,15 @@ impl Simulation {
         }
         match self.state.use_now(self.now, id) {
             Ok(()) => {
+                let answer = self.now + 1 + self.upto(self.model.answer);
+                let arrived = self.now + self.upto(self.model.drift.min(answer - self.now));
                 self.uses.push(Use {
                     at: self.now,
+                    arrived,
                     asked: self.asked[&job],
                     job: self.jobs[job].clone(),
                 });
                 assert_eq!(recipients, self.jobs[job].recipients);
-                let answer = self.now + 1 + self.upto(self.model.answer);
                 self.at(answer, Event::Answer(job));
             }
             Err(Forfeited::Early) => {
@@ -296,18 +303,14 @@ impl Simulation {
         }
     }
 
-    /// The most that any half-open sliding window of `length` holds, of what `weight` counts.
+    /// The most that any half-open sliding window of `length` holds at our wire, of what `weight` counts.
     pub(super) fn fullest(&self, length: Nanos, weight: impl Fn(&Use) -> u32) -> u64 {
-        let (mut first, mut held, mut most) = (0, 0, 0);
-        for used in &self.uses {
-            held += u64::from(weight(used));
-            while self.uses[first].at + length <= used.at {
-                held -= u64::from(weight(&self.uses[first]));
-                first += 1;
-            }
-            most = most.max(held);
-        }
-        most
+        fullest(self.uses.iter().map(|used| (used.at, weight(used))), length)
+    }
+
+    /// The same as the service sees it, in calls.
+    pub(super) fn fullest_at_service(&self, length: Nanos) -> u64 {
+        fullest(self.uses.iter().map(|used| (used.arrived, 1)), length)
     }
 
     /// The share of `per_second` that was used between two instants.
@@ -329,6 +332,22 @@ impl Simulation {
         waits.sort_unstable();
         waits
     }
+}
+
+/// The most that any half-open sliding window of `length` holds.
+fn fullest(stamps: impl Iterator<Item = (Nanos, u32)>, length: Nanos) -> u64 {
+    let mut stamps: Vec<_> = stamps.collect();
+    stamps.sort_unstable();
+    let (mut first, mut held, mut most) = (0, 0, 0);
+    for &(at, weight) in &stamps {
+        held += u64::from(weight);
+        while stamps[first].0 + length <= at {
+            held -= u64::from(stamps[first].1);
+            first += 1;
+        }
+        most = most.max(held);
+    }
+    most
 }
 
 /// Every call counts one.
