@@ -271,7 +271,7 @@ mod tests {
     }
 
     fn group(name: &str) -> Option<GroupName> {
-        Some(GroupName::parse(name).unwrap())
+        GroupName::parse(name).ok()
     }
 
     fn serve(lanes: &mut Lanes<&'static str>) -> Option<&'static str> {

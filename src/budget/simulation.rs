@@ -100,7 +100,7 @@ pub(super) struct Use {
     pub(super) job: Job,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrive(usize, Nanos),
     Turn,
