@@ -19,27 +19,20 @@ esac
 
 need_compiler
 borrow_services
-command -v psql >/dev/null || apt_install postgresql-client || die "no psql: install postgresql-client"
+need_psql
 
 scratch=im_dispatcher_sqlx_$$
-# The same server and account, another database.
-query=
-case $DATABASE_URL in *"?"*) query="?${DATABASE_URL#*"?"}" ;; esac
-base=${DATABASE_URL%%"?"*}
-address=${base#*://}
-scratch_url=${base%%://*}://${address%%/*}/$scratch$query
+scratch_url=$(with_database "$DATABASE_URL" "$scratch")
 fresh=$(mktemp -d)
-
-sql() { psql -X -q -v ON_ERROR_STOP=1 "$@" </dev/null; }
 
 # shellcheck disable=SC2016
 at_exit 'rm -rf "$fresh"'
 # shellcheck disable=SC2016
-at_exit 'sql -d "$DATABASE_URL" -c "DROP DATABASE IF EXISTS $scratch"'
+at_exit 'sql "DROP DATABASE IF EXISTS $scratch"'
 
-sql -d "$DATABASE_URL" -c "CREATE DATABASE $scratch"
+sql "CREATE DATABASE $scratch"
 for migration in migrations/*.up.sql; do
-  sql -d "$scratch_url" -f "$migration" >/dev/null || die "$migration doesn't apply"
+  psql_on "$scratch_url" -f "$migration" >/dev/null || die "$migration doesn't apply"
 done
 
 # Cargo doesn't know that the macros read a database: whatever holds one is checked anew.

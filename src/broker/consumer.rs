@@ -171,9 +171,11 @@ impl QueueConsumer {
                 }
                 continue;
             };
-            let mut consumer = match self.start(channel).await {
-                Ok(consumer) => consumer,
-                Err(error) => return self.failed(&error),
+            // A quorum queue without a leader doesn't answer at all.
+            let mut consumer = match time::timeout(shared.options.attempt_timeout, self.start(channel)).await {
+                Ok(Ok(consumer)) => consumer,
+                Ok(Err(error)) => return self.failed(&error),
+                Err(_) => return SessionEnd::Failed("no answer to basic.consume".to_owned()),
             };
             shared.queue_consumed(&self.queue.name);
             let halt = self.forward(shared, &mut consumer, settled, ended).await;

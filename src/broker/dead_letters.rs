@@ -5,6 +5,8 @@
 //! still there, and its `x-im-replay` header tells the worker that it is the same letter. Letters that come back lose
 //! their place in the queue.
 
+use std::{sync::Arc, time::Duration};
+
 use bytes::Bytes;
 use lapin::{
     Channel,
@@ -13,11 +15,17 @@ use lapin::{
     types::{AMQPValue, FieldTable},
 };
 use sha2::{Digest, Sha256};
+use tokio::time;
 
 use super::{
-    Broker, BrokerError, Confirmed, Properties, PublishError, messages::header, topology::passive, topology::short,
+    Broker, BrokerError, Confirmed, Properties, PublishError, link::Link, messages::header, topology::passive,
+    topology::short,
 };
 use crate::domain::Lane;
+
+/// How long letters that were only looked at may take to be back in their queue, and how often to look.
+const BACK_TIMEOUT: Duration = Duration::from_secs(1);
+const BACK_POLL: Duration = Duration::from_millis(5);
 
 /// A dead letter.
 #[derive(Debug, Clone)]
@@ -164,7 +172,10 @@ impl DeadLetters {
             report.matched += 1;
             match act(&letter).await {
                 Ok(()) => match message.acker.ack(BasicAckOptions::default()).await {
-                    Ok(true) => report.done += 1,
+                    Ok(true) => {
+                        run.held -= 1;
+                        report.done += 1;
+                    }
                     Ok(false) => report
                         .failed
                         .push((letter.letter_id, "its channel closed before the ack".into())),
@@ -181,9 +192,13 @@ impl DeadLetters {
 /// One pass over the queue. It ends after as many letters as were there at its start, so letters that arrive meanwhile
 /// can't keep it going; and since nothing is given back before its end, it meets none twice.
 struct Run {
+    link: Arc<Link>,
     channel: Channel,
     queue: String,
+    /// How many are still to be looked at.
     left: u32,
+    /// How many were taken out and will come back.
+    held: u32,
 }
 
 impl Run {
@@ -197,7 +212,13 @@ impl Run {
                 source,
             })?
             .message_count();
-        Ok(Self { channel, queue, left })
+        Ok(Self {
+            link,
+            channel,
+            queue,
+            left,
+            held: 0,
+        })
     }
 
     async fn next(&mut self) -> Result<Option<(DeadLetter, BasicGetMessage)>, BrokerError> {
@@ -213,6 +234,7 @@ impl Run {
             queue: self.queue.clone(),
             source,
         })?;
+        self.held += u32::from(got.is_some());
         Ok(got.map(|mut message| {
             let body = Bytes::from(std::mem::take(&mut message.delivery.data));
             let properties = std::mem::take(&mut message.delivery.properties);
@@ -222,8 +244,19 @@ impl Run {
         }))
     }
 
+    /// Gives back what was not acknowledged, and waits until it is back: a quorum queue takes its time, and whoever
+    /// counts or replays next would miss what he has just been shown. Not for ever, since others may take letters too.
     async fn finish(self) {
         super::link::close_channel(&self.channel).await;
+        let deadline = time::Instant::now() + BACK_TIMEOUT;
+        let Ok(channel) = self.link.channel().await else { return };
+        while let Ok(found) = passive(&channel, &self.queue).await
+            && found.message_count() < self.held
+            && time::Instant::now() < deadline
+        {
+            time::sleep(BACK_POLL).await;
+        }
+        super::link::close_channel(&channel).await;
     }
 }
 

@@ -207,7 +207,12 @@ impl Shared {
         notes.dedup();
         notes.extend(blocked.map(|why| format!("RabbitMQ takes no publishes for now: {why}")));
         if intake.paused {
-            notes.push("RabbitMQ: consuming is paused".to_owned());
+            let how = if intake.active == 0 {
+                "is paused"
+            } else {
+                "is being paused"
+            };
+            notes.push(format!("RabbitMQ: consuming {how}"));
         }
         BrokerReadiness {
             ready: reasons.is_empty(),

@@ -132,6 +132,9 @@ impl SlotSource for GovernorPacer {
             log.prune(ask.now, 0);
         }
         let horizon = if ask.way == Way::AtOnce { ask.from } else { ask.horizon };
+        if horizon < ask.from {
+            return Booking::NotBefore(ask.from);
+        }
         if let Some(due) = self.take_spare(ask.from, horizon, ask.recipients) {
             self.log_recipients(due, ask.recipients);
             return Booking::Booked(due);
@@ -203,6 +206,8 @@ impl SlotSource for GovernorPacer {
     }
 
     fn forget_released(&mut self) {}
+
+    fn restart(&mut self) {}
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     BudgetKey, BudgetOptions, CallOutcome, Forfeited, Limits, Nanos, Slot, SlotSource,
-    key_state::{KeyState, SlotId, Wish},
+    key_state::{Grant, KeyState, SlotId, Wish},
     lanes::Ticket,
     meter::Meter,
     options::nanos,
@@ -157,8 +157,7 @@ impl Key {
             if self.open.load(Ordering::Acquire) {
                 return Slot::open(Arc::clone(self), now, recipients);
             }
-            let at_once = self.locked.lock().state.at_once(self.clock.now(), &wish);
-            if let Some(grant) = at_once {
+            if let Some(grant) = self.at_once(&wish) {
                 return Slot::held(Arc::clone(self), grant);
             }
             let (sender, receiver) = oneshot::channel();
@@ -174,6 +173,14 @@ impl Key {
                 return slot;
             }
         }
+    }
+
+    fn at_once(&self, wish: &Wish) -> Option<Grant> {
+        let mut locked = self.locked.lock();
+        let now = self.clock.now();
+        // A pause that is over ends here: nobody turns a key for which nobody waits.
+        self.open.store(locked.state.is_open(now), Ordering::Release);
+        locked.state.at_once(now, wish)
     }
 
     /// When a slot is due; `None`: it was taken back.

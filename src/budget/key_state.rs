@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     BudgetOptions, CallOutcome, Forfeited, Limits, Nanos,
-    lanes::{Lanes, Ticket, Waiter},
+    lanes::{Lanes, Next, Ticket, Waiter},
     source::{Ask, Booking, Past, SlotSource, Way},
     throttle::Throttle,
 };
@@ -187,35 +187,16 @@ impl<T> KeyState<T> {
             wake: None,
         };
         while let Some(next) = self.lanes.next() {
-            let horizon = now + self.lead;
-            let ask = Ask {
-                now,
-                from: now.max(self.throttle.paused_until()),
-                horizon,
-                since: next.since,
-                lane: next.lane,
-                owed: next.owed,
-                waiting: self.lanes.waiting()[next.lane.index()],
-                recipients: next.recipients,
-                way: Way::Queued,
-            };
-            let booking = if next.lane == Lane::High {
-                self.book_urgent(&ask)
-            } else {
-                self.source.book(&ask)
-            };
-            match booking {
-                Booking::Booked(due) => {
-                    let Some(waiter) = self.lanes.pop(next.lane) else { break };
-                    self.lanes.count(next.lane, next.recipients);
-                    let grant = self.hold(due, next.lane, next.owed, next.recipients);
-                    turn.grants.push((waiter.payload, grant));
-                }
-                Booking::NotBefore(at) => {
-                    turn.wake = Some(at.saturating_sub(self.lead).max(now + 1));
-                    break;
-                }
-                Booking::Empty => break,
+            let mut served = self.serve(now, next, &mut turn);
+            if !served && next.owed {
+                // What a floor guarantees keeps to the pace; whoever is urgent doesn't wait for that.
+                served = self
+                    .lanes
+                    .most_urgent()
+                    .is_some_and(|next| self.serve(now, next, &mut turn));
+            }
+            if !served {
+                break;
             }
         }
         self.source.demand(now, self.lanes.waiting());
@@ -225,6 +206,43 @@ impl<T> KeyState<T> {
             turn.wake = turn.wake.into_iter().chain(self.throttle.next_step()).min();
         }
         turn
+    }
+
+    /// Serves who is next, if there is a slot within the lead.
+    fn serve(&mut self, now: Nanos, next: Next, turn: &mut Turn<T>) -> bool {
+        let ask = Ask {
+            now,
+            from: now.max(self.throttle.paused_until()),
+            horizon: now + self.lead,
+            since: next.since,
+            lane: next.lane,
+            owed: next.owed,
+            waiting: self.lanes.waiting()[next.lane.index()],
+            recipients: next.recipients,
+            way: Way::Queued,
+        };
+        let booking = if next.lane == Lane::High {
+            self.book_urgent(&ask)
+        } else {
+            self.source.book(&ask)
+        };
+        match booking {
+            Booking::Booked(due) => {
+                let Some(waiter) = self.lanes.pop(next.lane) else {
+                    return false;
+                };
+                self.lanes.count(next.lane, next.recipients);
+                let grant = self.hold(due, next.lane, next.owed, next.recipients);
+                turn.grants.push((waiter.payload, grant));
+                true
+            }
+            Booking::NotBefore(at) => {
+                let wake = at.saturating_sub(self.lead).max(now + 1);
+                turn.wake = Some(turn.wake.map_or(wake, |sooner| sooner.min(wake)));
+                false
+            }
+            Booking::Empty => false,
+        }
     }
 
     /// Books for the urgent lane: the first slot there is, also one that was granted ahead to somebody else.
@@ -285,7 +303,7 @@ impl<T> KeyState<T> {
     fn rebook_all(&mut self, now: Nanos) {
         let ids: Vec<SlotId> = self.held.keys().copied().collect();
         let from = self.throttle.paused_until();
-        self.rebook(now, from, &ids, Way::Queued, |source| source.forget_released());
+        self.rebook(now, from, &ids, Way::Queued, |source| source.restart());
     }
 
     fn hold(&mut self, due: Nanos, lane: Lane, owed: bool, recipients: u32) -> Grant {

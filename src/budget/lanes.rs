@@ -214,15 +214,26 @@ impl<T> Lanes<T> {
             .map(|(_, lane)| lane)
     }
 
-    /// Who goes next.
+    /// Who goes next: of a lane behind its floor, else of the most urgent.
     pub(super) fn next(&self) -> Option<Next> {
-        let owed = self.owed();
-        let first = || Lane::ALL.into_iter().find(|lane| self.lines[lane.index()].waiting > 0);
-        let lane = owed.or_else(first)?;
-        let waiter = self.lines[lane.index()].first()?;
-        Some(Next {
+        match self.owed() {
+            Some(lane) => self.first(lane, true),
+            None => self.most_urgent(),
+        }
+    }
+
+    /// Who goes next whatever the floors.
+    pub(super) fn most_urgent(&self) -> Option<Next> {
+        let lane = Lane::ALL
+            .into_iter()
+            .find(|lane| self.lines[lane.index()].waiting > 0)?;
+        self.first(lane, false)
+    }
+
+    fn first(&self, lane: Lane, owed: bool) -> Option<Next> {
+        self.lines[lane.index()].first().map(|waiter| Next {
             lane,
-            owed: owed.is_some(),
+            owed,
             recipients: waiter.recipients,
             since: waiter.since,
         })
@@ -260,7 +271,7 @@ mod tests {
     }
 
     fn group(name: &str) -> Option<GroupName> {
-        Some(GroupName::parse(name).unwrap())
+        GroupName::parse(name).ok()
     }
 
     fn serve(lanes: &mut Lanes<&'static str>) -> Option<&'static str> {

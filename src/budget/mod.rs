@@ -29,6 +29,8 @@ mod options;
 mod simulation;
 mod slot;
 mod source;
+#[cfg(test)]
+mod tests;
 mod throttle;
 mod window;
 mod window_pacer;

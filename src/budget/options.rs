@@ -132,7 +132,8 @@ pub struct BudgetOptions {
     /// a burst straight after a burst would otherwise be too much wherever the first one was slow on its way.
     pub settle: Duration,
     /// The share of the rate that work in other lanes always leaves free for `high`: an idle second answers a burst of
-    /// bulk work with three quarters of its slots, and `high` finds one within four times the even pace, always.
+    /// bulk work with three quarters of its slots, and `high` finds one within four times the even pace also after that
+    /// (give or take what was granted ahead, within the lead, before it came).
     pub urgent_share: f64,
     /// The share of a key's slots that each lane is guaranteed while it waits, by [`Lane::index`](crate::domain::Lane::index).
     /// `high` needs none, it goes first; what a lane doesn't use goes to the others.

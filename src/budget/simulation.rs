@@ -33,6 +33,8 @@ pub(super) struct Model {
     pub(super) drops: u32,
     /// From the use until the answer: at most.
     pub(super) answer: Nanos,
+    /// From the use until the service has it: at most, and not after the answer.
+    pub(super) drift: Nanos,
     /// When the whole process stands still, and for how long.
     pub(super) stalls: Vec<(Nanos, Nanos)>,
 }
@@ -46,6 +48,7 @@ impl Default for Model {
             late: (0, 0),
             drops: 0,
             answer: 30 * MS,
+            drift: 2 * MS,
             stalls: Vec::new(),
         }
     }
@@ -91,11 +94,13 @@ impl Job {
 #[derive(Debug, Clone)]
 pub(super) struct Use {
     pub(super) at: Nanos,
+    /// When the service had it: some time before the answer.
+    pub(super) arrived: Nanos,
     pub(super) asked: Nanos,
     pub(super) job: Job,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrive(usize, Nanos),
     Turn,
@@ -156,14 +161,16 @@ impl Simulation {
         self.rng.random_range(0..1_000) < thousandths
     }
 
-    fn at(&mut self, mut at: Nanos, event: Event) {
+    fn at(&mut self, mut at: Nanos, event: Event) -> Nanos {
+        at = at.max(self.now);
         for &(start, length) in &self.model.stalls {
             if (start..start + length).contains(&at) {
                 at = start + length;
             }
         }
         self.number += 1;
-        self.events.push(Reverse((at.max(self.now), self.number, event)));
+        self.events.push(Reverse((at, self.number, event)));
+        at
     }
 
     /// When a timer set for `at` fires.
@@ -206,6 +213,8 @@ impl Simulation {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Arrive(job, asked) => self.ask(job, asked, false),
+            // One that a sooner one replaced is no timer any more.
+            Event::Turn if self.turn_at != Some(self.now) => {}
             Event::Turn => {
                 self.turn_at = None;
                 self.turn();
@@ -257,8 +266,7 @@ impl Simulation {
         {
             // tokio's timer has a grain of a millisecond.
             let at = self.timer(wake.next_multiple_of(MS));
-            self.turn_at = Some(at);
-            self.at(at, Event::Turn);
+            self.turn_at = Some(self.at(at, Event::Turn));
         }
     }
 
@@ -272,13 +280,15 @@ impl Simulation {
         }
         match self.state.use_now(self.now, id) {
             Ok(()) => {
+                let answer = self.now + 1 + self.upto(self.model.answer);
+                let arrived = self.now + self.upto(self.model.drift.min(answer - self.now));
                 self.uses.push(Use {
                     at: self.now,
+                    arrived,
                     asked: self.asked[&job],
                     job: self.jobs[job].clone(),
                 });
                 assert_eq!(recipients, self.jobs[job].recipients);
-                let answer = self.now + 1 + self.upto(self.model.answer);
                 self.at(answer, Event::Answer(job));
             }
             Err(Forfeited::Early) => {
@@ -293,18 +303,14 @@ impl Simulation {
         }
     }
 
-    /// The most that any half-open sliding window of `length` holds, of what `weight` counts.
+    /// The most that any half-open sliding window of `length` holds at our wire, of what `weight` counts.
     pub(super) fn fullest(&self, length: Nanos, weight: impl Fn(&Use) -> u32) -> u64 {
-        let (mut first, mut held, mut most) = (0, 0, 0);
-        for used in &self.uses {
-            held += u64::from(weight(used));
-            while self.uses[first].at + length <= used.at {
-                held -= u64::from(weight(&self.uses[first]));
-                first += 1;
-            }
-            most = most.max(held);
-        }
-        most
+        fullest(self.uses.iter().map(|used| (used.at, weight(used))), length)
+    }
+
+    /// The same as the service sees it, in calls.
+    pub(super) fn fullest_at_service(&self, length: Nanos) -> u64 {
+        fullest(self.uses.iter().map(|used| (used.arrived, 1)), length)
     }
 
     /// The share of `per_second` that was used between two instants.
@@ -326,6 +332,22 @@ impl Simulation {
         waits.sort_unstable();
         waits
     }
+}
+
+/// The most that any half-open sliding window of `length` holds.
+fn fullest(stamps: impl Iterator<Item = (Nanos, u32)>, length: Nanos) -> u64 {
+    let mut stamps: Vec<_> = stamps.collect();
+    stamps.sort_unstable();
+    let (mut first, mut held, mut most) = (0, 0, 0);
+    for &(at, weight) in &stamps {
+        held += u64::from(weight);
+        while stamps[first].0 + length <= at {
+            held -= u64::from(stamps[first].1);
+            first += 1;
+        }
+        most = most.max(held);
+    }
+    most
 }
 
 /// Every call counts one.

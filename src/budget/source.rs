@@ -96,8 +96,11 @@ pub trait SlotSource: Send {
     /// The limits in force changed. `past` is what was called lately, for limits that weren't counted before.
     fn set_limits(&mut self, now: Nanos, limits: Limits, past: &[Past]);
 
-    /// What was released is owed to nobody any more: those who waited for it were served, or the terms changed.
+    /// Nobody waits: what was released is owed to nobody any more.
     fn forget_released(&mut self);
+
+    /// Every slot that is not used yet was released, to be booked anew under changed terms: the pace starts anew too.
+    fn restart(&mut self);
 
     /// So many wait now, by lane; a fleet's source reserves by it. Called after each turn.
     fn demand(&mut self, _now: Nanos, _waiting: [usize; 3]) {}

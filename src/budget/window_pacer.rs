@@ -175,9 +175,12 @@ impl WindowPacer {
         if at > ask.horizon {
             return Booking::NotBefore(at);
         }
-        self.released = self.released.saturating_sub(1);
         self.insert(at, ask.recipients);
-        self.step_from(at, ask.recipients);
+        match self.released.checked_sub(1) {
+            // In the place of one for which the pace was moved on already.
+            Some(left) => self.released = left,
+            None => self.step_from(at.saturating_sub(self.settle), ask.recipients),
+        }
         self.last = self.last.max(at);
         Booking::Booked(at)
     }
@@ -209,8 +212,18 @@ impl WindowPacer {
             let reserved = if ask.is_urgent() { 0 } else { self.reserved_until() };
             (behind.max(next), reserved, ask.from.max(self.last + distance))
         };
-        let Some(ideal) = self.earliest(pace.max(reserved), ask.recipients) else {
+        let Some(allowed) = self.earliest(pace, ask.recipients) else {
             return Booking::Empty;
+        };
+        let (ideal, step_from) = if reserved > allowed {
+            // What was kept for urgent work is not caught up with.
+            let Some(later) = self.earliest(reserved, ask.recipients) else {
+                return Booking::Empty;
+            };
+            (later, later)
+        } else {
+            // One slot that the log put off a little doesn't put off all that follow.
+            (allowed, pace.max(allowed.saturating_sub(self.settle)))
         };
         let at = if ideal >= soonest {
             ideal
@@ -224,8 +237,7 @@ impl WindowPacer {
             return Booking::NotBefore(at);
         }
         self.insert(at, ask.recipients);
-        // One slot that the log put off a little doesn't put off all that follow.
-        self.step_from(pace.max(ideal.saturating_sub(self.settle)), ask.recipients);
+        self.step_from(step_from, ask.recipients);
         self.last = self.last.max(at);
         if urgent {
             self.last_urgent = at;
@@ -308,5 +320,12 @@ impl SlotSource for WindowPacer {
 
     fn forget_released(&mut self) {
         self.released = 0;
+    }
+
+    fn restart(&mut self) {
+        (self.released, self.last, self.last_urgent) = (0, 0, 0);
+        for (dimension, _) in self.dimensions_mut(0) {
+            dimension.next = 0;
+        }
     }
 }

@@ -37,8 +37,8 @@ pub(super) fn sent(key: &str, time: Option<u32>) -> Answered {
     Answered(json)
 }
 
-/// The answer of batchsendmsg when anyone was reached: `SomeError` with an ErrorList of the failures, or `OK` without.
-/// MsgTime isn't in the documented reply.
+/// The answer of batchsendmsg when anyone was reached: `SomeError` with an `ErrorList` of the failures, or `OK` without.
+/// `MsgTime` isn't in the documented reply.
 pub(super) fn batch_sent(key: &str, failed: &[(&str, i32)]) -> Answered {
     if failed.is_empty() {
         return sent(key, None);

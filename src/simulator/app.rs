@@ -18,14 +18,14 @@ use crate::{
     im::user_sig,
 };
 
-/// How many verified UserSigs are remembered before all are forgotten: more than any client renews in a day.
+/// How many verified `UserSigs` are remembered before all are forgotten: more than any client renews in a day.
 const MAX_SIGS: usize = 10_000;
 
 /// An app.
 pub(super) struct App {
     pub(super) id: SdkAppId,
     credentials: RwLock<Credentials>,
-    /// Verified UserSigs, so that inflating and hashing is done once for each and not for each call.
+    /// Verified `UserSigs`, so that inflating and hashing is done once for each and not for each call.
     sigs: RwLock<HashMap<Box<str>, Verified>>,
     pub(super) limits: RwLock<Limits>,
     /// Calls of every command, kept while there is an app-wide limit.
@@ -64,7 +64,7 @@ impl App {
         }
     }
 
-    /// Replaces the credentials, so that UserSigs of the old key fail from now on.
+    /// Replaces the credentials, so that `UserSigs` of the old key fail from now on.
     pub(super) fn set_credentials(&self, admins: Vec<String>, secret: SecretString) {
         *self.credentials.write() = Credentials { admins, secret };
         self.sigs.write().clear();

@@ -34,7 +34,7 @@ refusals! {
     SIG_IDENTIFIER = 70013, "UserSig was made for another identifier";
     SIG_APP = 70014, "UserSig was made for another SDKAppID";
     NO_SUCH_APP = 70020, "SDKAppID not found";
-    /// Only inside an ErrorList.
+    /// Only inside an `ErrorList`.
     NO_SUCH_ACCOUNT = 70107, "account does not exist";
     REVOKE_NOT_FOUND = 20022, "message to revoke does not exist";
     ALREADY_REVOKED = 20023, "message was already revoked";

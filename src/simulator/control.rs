@@ -108,12 +108,12 @@ pub(super) fn handle(core: &Core, method: &Method, path: &str, query: &str, body
         (&Method::GET, "faults") => json(&core.faults.report()),
         (&Method::POST, "faults") => parse(body).and_then(|request| set_faults(core, &request)),
         (&Method::POST, "limits") => parse(body).and_then(|request| set_limits(core, &request)),
-        (&Method::POST, "accounts") => parse(body).and_then(|rules: AccountRules| {
+        (&Method::POST, "accounts") => parse(body).map(|rules: AccountRules| {
             core.settings.rules.store(rules.into());
             done()
         }),
         (&Method::POST, "settings") => parse(body).and_then(|request| set_settings(core, &request)),
-        (&Method::POST, "apps") => parse(body).and_then(|app: AppRequest| {
+        (&Method::POST, "apps") => parse(body).map(|app: AppRequest| {
             core.add_app(AppOptions {
                 sdk_app_id: app.sdk_app_id,
                 admins: vec![app.admin],
@@ -121,17 +121,17 @@ pub(super) fn handle(core: &Core, method: &Method, path: &str, query: &str, body
             });
             done()
         }),
-        (&Method::POST, "clock") => parse(body).and_then(|request: ClockRequest| {
+        (&Method::POST, "clock") => parse(body).map(|request: ClockRequest| {
             core.clock.advance(request.advance);
             done()
         }),
-        (&Method::POST, "clear") => parse(body).and_then(|request: ClearRequest| {
+        (&Method::POST, "clear") => parse(body).map(|request: ClearRequest| {
             core.clear_side(request.sdk_app_id, &request.owner, &request.peer);
             done()
         }),
         (&Method::POST, "reset") => {
             core.reset();
-            done()
+            Ok(done())
         }
         _ => Err((StatusCode::NOT_FOUND, format!("no {method} {PREFIX}{path}"))),
     };
@@ -145,8 +145,8 @@ fn json(value: &impl Serialize) -> Outcome {
     serde_json::to_string(value).map_err(|error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
 }
 
-fn done() -> Outcome {
-    Ok("{}".to_owned())
+fn done() -> String {
+    "{}".to_owned()
 }
 
 fn bad(sentence: impl Into<String>) -> (StatusCode, String) {
@@ -199,7 +199,7 @@ fn set_faults(core: &Core, request: &FaultsRequest) -> Outcome {
     for rule in rules {
         core.faults.add(rule, core.clock.now());
     }
-    done()
+    Ok(done())
 }
 
 fn set_limits(core: &Core, request: &LimitsRequest) -> Outcome {
@@ -240,5 +240,5 @@ fn set_settings(core: &Core, request: &SettingsRequest) -> Outcome {
     if let Some(roam_lag) = request.roam_lag {
         core.settings.set_roam_lag(micros(roam_lag));
     }
-    done()
+    Ok(done())
 }

@@ -1,4 +1,4 @@
-//! Does MsgBody, or OfflinePushInfo, have the documented form? One table of the element types and their fields.
+//! Does `MsgBody`, or `OfflinePushInfo`, have the documented form? One table of the element types and their fields.
 //!
 //! The documentation lists the fields of each element and not which of them are required: what carries the content
 //! is (a text, a URL, a UUID, sizes, flags), what only describes it is checked when it is there (Face's Data, every
@@ -13,7 +13,7 @@ use super::{
     fields::{object, string, strings},
 };
 
-/// The longest MsgBody as JSON text, in bytes (12 KB per message).
+/// The longest `MsgBody` as JSON text, in bytes (12 KB per message).
 pub(super) const MAX_BODY: usize = 12 * 1024;
 
 /// What a value must be.
@@ -112,7 +112,7 @@ const RELAYED: &[Rule] = &[
     ("CloudCustomData", Kind::Text, false),
 ];
 
-/// The fields of an element's MsgContent; `None` for a type that isn't documented.
+/// The fields of an element's `MsgContent`; `None` for a type that isn't documented.
 fn rules(msg_type: &str) -> Option<&'static [Rule]> {
     Some(match msg_type {
         "TIMTextElem" => TEXT,
@@ -131,8 +131,8 @@ fn rules(msg_type: &str) -> Option<&'static [Rule]> {
 /// How deep merged messages may be nested in each other before they are refused.
 const MAX_RELAYS: usize = 4;
 
-/// Checks a MsgBody: 90007 if it is missing or no array, 90010 for an element that is no such object or of no documented
-/// type, 90002 for a MsgContent with a wrong field, an empty array, or a second custom element.
+/// Checks a `MsgBody`: 90007 if it is missing or no array, 90010 for an element that is no such object or of no documented
+/// type, 90002 for a `MsgContent` with a wrong field, an empty array, or a second custom element.
 pub(super) fn check_body(body: Option<&RawValue>) -> Result<&RawValue, Refusal> {
     let body = body.ok_or(codes::MSG_BODY)?;
     check_elements(body, 0)?;
@@ -200,8 +200,8 @@ fn check_value(value: &RawValue, kind: Kind, depth: usize) -> Result<(), Refusal
     if holds { Ok(()) } else { Err(codes::CONTENT) }
 }
 
-/// Checks an OfflinePushInfo (90043): an object; PushFlag 0 or 1; Title, Desc and Ext strings, Ext itself JSON text;
-/// AndroidInfo and ApnsInfo objects, whose vendor keys are let through since they grow often.
+/// Checks an `OfflinePushInfo` (90043): an object; `PushFlag` 0 or 1; Title, Desc and Ext strings, Ext itself JSON text;
+/// `AndroidInfo` and `ApnsInfo` objects, whose vendor keys are let through since they grow often.
 pub(super) fn check_push(push: Option<&RawValue>) -> Result<(), Refusal> {
     let Some(push) = push else { return Ok(()) };
     for (key, value) in object(push).ok_or(codes::OFFLINE_PUSH)? {
@@ -253,6 +253,7 @@ mod tests {
             .map_or(0, |refusal| refusal.code)
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "the argument is written by json!")]
     fn element(msg_type: &str, content: serde_json::Value) -> serde_json::Value {
         json!([{"MsgType": msg_type, "MsgContent": content}])
     }

@@ -41,9 +41,9 @@ use crate::domain::Command;
 /// What goes wrong with a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Answered with this ErrorCode, not carried out.
+    /// Answered with this `ErrorCode`, not carried out.
     Code(i32),
-    /// Carried out, then answered with this ErrorCode.
+    /// Carried out, then answered with this `ErrorCode`.
     CodeAfter(i32),
     /// Answered with this HTTP status, not carried out.
     Http(u16),

@@ -128,7 +128,7 @@ pub struct FaultReport {
     pub fired: u64,
 }
 
-/// A well mixed number of a number (SplitMix64's finaliser).
+/// A well mixed number of a number (`SplitMix64`'s finaliser).
 const fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

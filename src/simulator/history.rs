@@ -1,10 +1,10 @@
-//! admin_getroammsg: which messages of a conversation does one side see, page by page?
+//! `admin_getroammsg`: which messages of a conversation does one side see, page by page?
 //!
-//! Documented: current and older names of the two accounts; a page is cut at MaxCnt or at 13 KB, whichever comes first;
-//! Complete; the next page is asked for with MaxTime and LastMsgKey of the last; revoked messages are listed with flag 8;
-//! a message sent with SyncOtherMachine 2 is found from the recipient's side only; retention.
-//! Choices: both ends of the time are included; pages go backward in time and are oldest first inside; LastMsgTime and
-//! LastMsgKey are those of the oldest; MaxCnt over 100 is 100, and 0 is refused (90001); a LastMsgKey that isn't found
+//! Documented: current and older names of the two accounts; a page is cut at `MaxCnt` or at 13 KB, whichever comes first;
+//! Complete; the next page is asked for with `MaxTime` and `LastMsgKey` of the last; revoked messages are listed with flag 8;
+//! a message sent with `SyncOtherMachine` 2 is found from the recipient's side only; retention.
+//! Choices: both ends of the time are included; pages go backward in time and are oldest first inside; `LastMsgTime` and
+//! `LastMsgKey` are those of the oldest; `MaxCnt` over 100 is 100, and 0 is refused (90001); a `LastMsgKey` that isn't found
 //! is as none; an operator that doesn't exist is 90008 and a peer 90003, the codes of this command that fit.
 
 use std::borrow::Cow;
@@ -20,14 +20,14 @@ use super::{
     store::{Account, Conversation, Flags, Message},
 };
 
-/// The ceiling of MaxCnt.
+/// The ceiling of `MaxCnt`.
 const MAX_COUNT: u32 = 100;
-/// Where a page is cut, in bytes of its MsgList.
+/// Where a page is cut, in bytes of its `MsgList`.
 const PAGE_BYTES: usize = 13 * 1024;
-/// MsgFlagBits of a revoked message.
+/// `MsgFlagBits` of a revoked message.
 const REVOKED_FLAG: u8 = 8;
 
-/// The fields of admin_getroammsg.
+/// The fields of `admin_getroammsg`.
 pub(super) const FIELDS: &[Field] = &[
     Field::OperatorAccount,
     Field::PeerAccount,
@@ -39,7 +39,7 @@ pub(super) const FIELDS: &[Field] = &[
     Field::LastMsgKey,
 ];
 
-/// An admin_getroammsg.
+/// An `admin_getroammsg`.
 #[derive(Debug)]
 pub(super) struct History<'a> {
     operator: Cow<'a, str>,
@@ -50,7 +50,7 @@ pub(super) struct History<'a> {
     last_key: Option<Cow<'a, str>>,
 }
 
-/// An item of MsgList.
+/// An item of `MsgList`.
 #[derive(Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct Item<'a> {

@@ -1,7 +1,7 @@
-//! admin_msgwithdraw, admin_set_msg_read and get_c2c_unread_msg_num: what follows when they are carried out?
+//! `admin_msgwithdraw`, `admin_set_msg_read` and `get_c2c_unread_msg_num`: what follows when they are carried out?
 //!
 //! Documented: the fields and codes; 20022 and 20023; no age limit but the roaming retention; at most 10 peers; a peer
-//! that doesn't exist is in the ErrorList with 70107 while ErrorCode is 0; MsgReadTime is a string in one place and a
+//! that doesn't exist is in the `ErrorList` with 70107 while `ErrorCode` is 0; `MsgReadTime` is a string in one place and a
 //! number in another, so both are taken. Choices: an online-only message can't be revoked (20022), since it is stored
 //! nowhere; more than 10 peers are 90018; a user that doesn't exist is 90048 for the unread count.
 
@@ -22,14 +22,14 @@ const MAX_PEERS: usize = 10;
 /// The longest MsgKey, in characters.
 const MAX_KEY: usize = 50;
 
-/// The fields of admin_msgwithdraw.
+/// The fields of `admin_msgwithdraw`.
 pub(super) const REVOKE_FIELDS: &[Field] = &[Field::FromAccount, Field::ToAccount, Field::MsgKey];
-/// The fields of admin_set_msg_read.
+/// The fields of `admin_set_msg_read`.
 pub(super) const READ_FIELDS: &[Field] = &[Field::ReportAccount, Field::PeerAccount, Field::MsgReadTime];
-/// The fields of get_c2c_unread_msg_num.
+/// The fields of `get_c2c_unread_msg_num`.
 pub(super) const UNREAD_FIELDS: &[Field] = &[Field::ToAccount, Field::PeerAccount];
 
-/// An admin_msgwithdraw.
+/// An `admin_msgwithdraw`.
 #[derive(Debug)]
 pub(super) struct Revoke<'a> {
     from: Cow<'a, str>,
@@ -65,7 +65,7 @@ impl<'a> Revoke<'a> {
     }
 }
 
-/// An admin_set_msg_read.
+/// An `admin_set_msg_read`.
 #[derive(Debug)]
 pub(super) struct MarkRead<'a> {
     pub(super) reader: Cow<'a, str>,
@@ -103,7 +103,7 @@ impl<'a> MarkRead<'a> {
     }
 }
 
-/// A get_c2c_unread_msg_num.
+/// A `get_c2c_unread_msg_num`.
 #[derive(Debug)]
 pub(super) struct Unread<'a> {
     pub(super) user: Cow<'a, str>,

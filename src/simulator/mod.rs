@@ -10,8 +10,8 @@
 //! - both frequency limits: calls per command and second, recipients of batches per minute (60007);
 //! - MsgKey `MsgSeq_MsgRandom_MsgTime`, one for a whole batch; MsgSeq drawn where absent; the three shapes of a batch's
 //!   answer; the 120 s de-duplication by sender, MsgSeq, MsgRandom and CRC32 of the content;
-//! - roaming storage on two sides (SyncOtherMachine 2: the recipient's only; online-only: none), pages that end at
-//!   MaxCnt or 13 KB, revoked messages listed with flag 8, 7 days of retention;
+//! - roaming storage on two sides (`SyncOtherMachine` 2: the recipient's only; online-only: none), pages that end at
+//!   `MaxCnt` or 13 KB, revoked messages listed with flag 8, 7 days of retention;
 //! - revoking with 20022 and 20023 and no age limit; imports that are idempotent; unread counts.
 //!
 //! # What is a choice
@@ -21,7 +21,7 @@
 //!   else does, whatever its outcome; every recipient named in a batch counts;
 //! - de-duplication is per conversation and direction, and a dropped repeat answers OK with the old key (`send`);
 //! - accounts exist unless a list or a prefix says otherwise ([`AccountRules`]); account names compare byte by byte;
-//! - an importmsg repeats another by MsgSeq, MsgRandom and MsgTimeStamp in either direction (the current
+//! - an importmsg repeats another by MsgSeq, MsgRandom and `MsgTimeStamp` in either direction (the current
 //!   documentation), not by the five fields of the older;
 //! - page order and ceilings of the history (`history`), errors of the commands that manage messages (`manage`).
 //!

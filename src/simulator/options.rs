@@ -33,7 +33,7 @@ pub struct SimulatorOptions {
     pub roam_lag: Duration,
     /// How far back the history reaches. Default 7 days, as documented for the basic edition.
     pub roam_retention: Duration,
-    /// SyncFromOldSystem as older services had it: 1 and 2 instead of 5 and 2.
+    /// `SyncFromOldSystem` as older services had it: 1 and 2 instead of 5 and 2.
     pub legacy_import: bool,
     /// What every call takes at least. Default zero.
     pub latency: Duration,
@@ -72,7 +72,7 @@ pub struct AppOptions {
     pub sdk_app_id: SdkAppId,
     /// Its administrators: who may call.
     pub admins: Vec<String>,
-    /// Its secret key, against which UserSigs are verified.
+    /// Its secret key, against which `UserSigs` are verified.
     pub secret: SecretString,
 }
 

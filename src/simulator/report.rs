@@ -83,15 +83,15 @@ pub struct SimMessage {
     pub seq: u32,
     /// MsgRandom.
     pub random: u32,
-    /// MsgTimeStamp, Unix seconds.
+    /// `MsgTimeStamp`, Unix seconds.
     pub time: u32,
     /// When it was accepted, in microseconds since the simulator started.
     pub at: u64,
     /// The text of its text elements, one after the other.
     pub text: String,
-    /// MsgBody as it came.
+    /// `MsgBody` as it came.
     pub body: String,
-    /// CloudCustomData.
+    /// `CloudCustomData`.
     pub custom_data: Option<String>,
     /// Whether it was revoked.
     pub revoked: bool,
@@ -178,7 +178,9 @@ impl Core {
                         .or_default()
                         .push(one);
                 }
-                by_body.values().for_each(|messages| look(*id, conversation, messages));
+                for messages in by_body.values() {
+                    look(*id, conversation, messages);
+                }
             });
         }
     }

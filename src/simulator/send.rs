@@ -1,8 +1,8 @@
 //! sendmsg, batchsendmsg and importmsg: is the request well formed, and what follows when it is carried out?
 //!
 //! Documented: the fields and their codes; MsgKey as `MsgSeq_MsgRandom_MsgTime`; one key for a whole batch; the three
-//! shapes of a batch's answer; SyncOtherMachine 2 keeps a message out of the sender's roaming storage, OnlineOnlyFlag 1
-//! and MsgLifeTime 0 out of both; repeats within 120 s are dropped.
+//! shapes of a batch's answer; `SyncOtherMachine` 2 keeps a message out of the sender's roaming storage, `OnlineOnlyFlag` 1
+//! and `MsgLifeTime` 0 out of both; repeats within 120 s are dropped.
 //! Choices: a repeat is one within the same conversation and direction, and is answered OK with the old key; a batch
 //! that is a repeat for some of its recipients answers the new key, and the old one only if it is a repeat for all of
 //! them; a recipient named twice counts and is delivered to twice (de-duplication then drops the second).
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::domain::{Command, job::MAX_CALL_RECIPIENTS};
 
-/// The longest MsgLifeTime: 7 days.
+/// The longest `MsgLifeTime`: 7 days.
 const MAX_LIFE_TIME: u32 = 604_800;
 
 /// Whom a send goes to.
@@ -47,7 +47,7 @@ impl<'a> Recipients<'a> {
 struct Body<'a> {
     seq: Option<u32>,
     random: u32,
-    body: &'a RawValue,
+    elements: &'a RawValue,
     custom: Option<&'a RawValue>,
 }
 
@@ -57,9 +57,8 @@ pub(super) struct Send<'a> {
     from: Option<Cow<'a, str>>,
     pub(super) to: Recipients<'a>,
     common: Body<'a>,
-    at_sender: bool,
-    online_only: bool,
-    no_unread: bool,
+    /// Where it is stored, and whether it counts as unread.
+    flags: Flags,
     read_receipt: bool,
     extension: bool,
 }
@@ -114,14 +113,14 @@ impl<'a> Body<'a> {
         Ok(Self {
             seq,
             random,
-            body,
+            elements: body,
             custom,
         })
     }
 
     fn content(&self, time: u32, read_receipt: bool, extension: bool) -> Arc<Content> {
         let mut crc = Crc::new();
-        crc.update(self.body.get().as_bytes());
+        crc.update(self.elements.get().as_bytes());
         if let Some(custom) = self.custom {
             crc.update(custom.get().as_bytes());
         }
@@ -130,7 +129,7 @@ impl<'a> Body<'a> {
             random: self.random,
             time,
             crc: crc.sum(),
-            body: self.body.to_owned(),
+            body: self.elements.to_owned(),
             custom: self.custom.map(ToOwned::to_owned),
             read_receipt,
             extension,
@@ -172,13 +171,19 @@ impl<'a> Send<'a> {
         }
         let control = fields.texts(Field::SendMsgControl, codes::BODY)?.unwrap_or_default();
         elements::check_push(fields.get(Field::OfflinePushInfo))?;
+        let online_only = life_time == Some(0) || fields.flag(Field::OnlineOnlyFlag, codes::BODY)?.unwrap_or(false);
+        let flags = if online_only {
+            Flags::ONLINE_ONLY
+        } else {
+            Flags::AT_RECIPIENT
+                .with(Flags::AT_SENDER.when(at_sender))
+                .with(Flags::UNREAD.when(!control.iter().any(|word| word == "NoUnread")))
+        };
         Ok(Self {
             from,
             to,
             common,
-            at_sender,
-            online_only: life_time == Some(0) || fields.flag(Field::OnlineOnlyFlag, codes::BODY)?.unwrap_or(false),
-            no_unread: control.iter().any(|word| word == "NoUnread"),
+            flags: flags.with(Flags::BATCH.when(batch)),
             read_receipt: fields.flag(Field::IsNeedReadReceipt, codes::BODY)?.unwrap_or(false),
             extension: fields
                 .flag(Field::SupportMessageExtension, codes::BODY)?
@@ -187,37 +192,34 @@ impl<'a> Send<'a> {
     }
 
     /// Sends it, to the first `at_most` recipients only. `fault` gives the code by which a recipient shall fail.
-    pub(super) fn carry_out(&self, context: &Context<'_>, at_most: usize) -> Result<Answered, Refusal> {
-        let app = context.app;
-        let from = self.from.as_deref().unwrap_or(context.identifier);
-        if !app.exists(from, context.rules) {
+    pub(super) fn carry_out(&self, call: &Context<'_>, at_most: usize) -> Result<Answered, Refusal> {
+        let app = call.app;
+        let from = self.from.as_deref().unwrap_or(call.identifier);
+        if !app.exists(from, call.rules) {
             return Err(codes::FROM_ACCOUNT);
         }
         let from = app.store.account(from);
-        let content = self.common.content(context.time, self.read_receipt, self.extension);
+        let content = self.common.content(call.time, self.read_receipt, self.extension);
         match &self.to {
             Recipients::One(to) => {
-                if let Some(code) = (context.fault)(to) {
+                if let Some(code) = (call.fault)(to) {
                     return Err(Refusal { code, info: "injected" });
                 }
-                if !app.exists(to, context.rules) {
+                if !app.exists(to, call.rules) {
                     return Err(codes::NO_RECIPIENT);
                 }
-                let time = self
-                    .deliver(context, &from, to, &content, Flags::NONE)
-                    .err()
-                    .unwrap_or(content.time);
+                let time = self.deliver(call, &from, to, &content).err().unwrap_or(content.time);
                 Ok(answer::sent(&key(content.seq, content.random, time), Some(time)))
             }
             Recipients::Many(to) => {
                 let (mut failed, mut repeated, mut delivered) = (Vec::new(), None, false);
                 for to in to.iter().take(at_most) {
-                    if let Some(code) = (context.fault)(to) {
+                    if let Some(code) = (call.fault)(to) {
                         failed.push((to.as_ref(), code));
-                    } else if !app.exists(to, context.rules) {
+                    } else if !app.exists(to, call.rules) {
                         failed.push((to.as_ref(), codes::NO_SUCH_ACCOUNT.code));
                     } else {
-                        match self.deliver(context, &from, to, &content, Flags::BATCH) {
+                        match self.deliver(call, &from, to, &content) {
                             Ok(()) => delivered = true,
                             Err(time) => repeated = Some(time),
                         }
@@ -243,26 +245,14 @@ impl<'a> Send<'a> {
         }
     }
 
-    fn deliver(
-        &self,
-        context: &Context<'_>,
-        from: &Arc<Account>,
-        to: &str,
-        content: &Arc<Content>,
-        flags: Flags,
-    ) -> Result<(), u32> {
-        let to = context.app.store.account(to);
-        let flags = flags
-            .with(Flags::ONLINE_ONLY.when(self.online_only))
-            .with(Flags::AT_SENDER.when(self.at_sender && !self.online_only))
-            .with(Flags::AT_RECIPIENT.when(!self.online_only))
-            .with(Flags::UNREAD.when(!self.online_only && !self.no_unread));
+    fn deliver(&self, call: &Context<'_>, from: &Arc<Account>, to: &str, content: &Arc<Content>) -> Result<(), u32> {
+        let to = call.app.store.account(to);
         let message = Message {
             content: Arc::clone(content),
-            at: context.at,
-            flags,
+            at: call.at,
+            flags: self.flags,
         };
-        context.app.store.deliver(from, &to, message, context.dedup)
+        call.app.store.deliver(from, &to, message, call.dedup)
     }
 }
 
@@ -277,7 +267,7 @@ pub(super) struct Import<'a> {
 }
 
 impl<'a> Import<'a> {
-    /// `legacy`: SyncFromOldSystem is 1 or 2, as on older services, instead of 5 or 2.
+    /// `legacy`: `SyncFromOldSystem` is 1 or 2, as on older services, instead of 5 or 2.
     pub(super) fn parse(fields: &Fields<'a>, legacy: bool) -> Result<Self, Refusal> {
         let unread = match (fields.get(Field::SyncFromOldSystem).map(RawValue::get), legacy) {
             (Some("5"), false) | (Some("1"), true) => true,
@@ -295,21 +285,21 @@ impl<'a> Import<'a> {
         })
     }
 
-    pub(super) fn carry_out(&self, context: &Context<'_>) -> Result<Answered, Refusal> {
-        let app = context.app;
-        if let Some(code) = (context.fault)(&self.to) {
+    pub(super) fn carry_out(&self, call: &Context<'_>) -> Result<Answered, Refusal> {
+        let app = call.app;
+        if let Some(code) = (call.fault)(&self.to) {
             return Err(Refusal { code, info: "injected" });
         }
-        if !app.exists(&self.from, context.rules) {
+        if !app.exists(&self.from, call.rules) {
             return Err(codes::FROM_ACCOUNT);
         }
-        if !app.exists(&self.to, context.rules) {
+        if !app.exists(&self.to, call.rules) {
             return Err(codes::NO_RECIPIENT);
         }
         let flags = Flags::IMPORTED.with(Flags::AT_SENDER).with(Flags::AT_RECIPIENT);
         let message = Message {
             content: self.common.content(self.time, false, false),
-            at: context.at,
+            at: call.at,
             flags: flags.with(Flags::UNREAD.when(self.unread)),
         };
         app.store
@@ -332,7 +322,7 @@ pub(super) struct Context<'a> {
     pub(super) dedup: u64,
     /// How long a message is invisible in the history, in microseconds.
     pub(super) roam_lag: u64,
-    /// The oldest MsgTime in roaming storage, Unix seconds.
+    /// The oldest `MsgTime` in roaming storage, Unix seconds.
     pub(super) oldest: u32,
     /// The code by which a recipient shall fail, if a fault says so.
     pub(super) fault: &'a dyn Fn(&str) -> Option<i32>,

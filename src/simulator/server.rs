@@ -63,7 +63,7 @@ impl Server {
             let run = move || {
                 runtime
                     .block_on(stop.run_until_cancelled(serve(core, receiver)))
-                    .unwrap_or_default()
+                    .unwrap_or_default();
             };
             handles.push(thread::Builder::new().name(format!("simulator-{number}")).spawn(run)?);
         }
@@ -167,7 +167,7 @@ async fn connection(core: Arc<Core>, stream: StdStream, peer: SocketAddr) -> any
 struct Wire(OwnedFd);
 
 impl Wire {
-    /// Lets the connection end with a reset (SO_LINGER 0) instead of a FIN.
+    /// Lets the connection end with a reset (`SO_LINGER` 0) instead of a FIN.
     fn reset(&self) {
         if let Err(error) = SockRef::from(&self.0).set_linger(Some(Duration::ZERO)) {
             tracing::warn!(%error, "set SO_LINGER on a connection of the simulator");

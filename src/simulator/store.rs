@@ -67,12 +67,12 @@ impl Eq for ByName {}
 pub(super) struct Content {
     pub(super) seq: u32,
     pub(super) random: u32,
-    /// MsgTimeStamp, Unix seconds.
+    /// `MsgTimeStamp`, Unix seconds.
     pub(super) time: u32,
-    /// Of MsgBody and CloudCustomData.
+    /// Of `MsgBody` and `CloudCustomData`.
     pub(super) crc: u32,
     pub(super) body: Box<RawValue>,
-    /// CloudCustomData, still JSON text.
+    /// `CloudCustomData`, still JSON text.
     pub(super) custom: Option<Box<RawValue>>,
     pub(super) read_receipt: bool,
     pub(super) extension: bool,
@@ -136,7 +136,7 @@ pub(super) struct Message {
     pub(super) flags: Flags,
 }
 
-/// Everything between two accounts, in order of MsgTimeStamp.
+/// Everything between two accounts, in order of `MsgTimeStamp`.
 #[derive(Debug)]
 pub(super) struct Conversation {
     low: Arc<Account>,
@@ -191,14 +191,14 @@ struct RepeatKey {
 /// The sends of the last window, in two generations, so that old ones go without being looked for.
 #[derive(Debug, Default)]
 struct Recent {
-    /// When each was accepted, and the MsgTime that it got.
+    /// When each was accepted, and the `MsgTime` that it got.
     current: HashMap<RepeatKey, (u64, u32)>,
     previous: HashMap<RepeatKey, (u64, u32)>,
     turned: u64,
 }
 
 impl Recent {
-    /// The MsgTime of an equal send that is less than `window` old; without one, this send is remembered.
+    /// The `MsgTime` of an equal send that is less than `window` old; without one, this send is remembered.
     fn seen(&mut self, key: RepeatKey, now: u64, time: u32, window: u64) -> Option<u32> {
         if now.saturating_sub(self.turned) >= window {
             self.previous = mem::take(&mut self.current);
@@ -304,7 +304,7 @@ impl Store {
         &self.shards[(pair.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SHARDS]
     }
 
-    /// Delivers a message, or answers with the MsgTime of the earlier one if it repeats a send of the last `window`
+    /// Delivers a message, or answers with the `MsgTime` of the earlier one if it repeats a send of the last `window`
     /// microseconds (0: nothing is a repeat).
     pub(super) fn deliver(
         &self,
@@ -355,7 +355,7 @@ impl Store {
             .insert(message);
     }
 
-    /// Imports a message unless the conversation has an imported one with the same MsgSeq, MsgRandom and MsgTimeStamp,
+    /// Imports a message unless the conversation has an imported one with the same MsgSeq, MsgRandom and `MsgTimeStamp`,
     /// whatever its direction and content.
     pub(super) fn import(&self, from: &Arc<Account>, to: &Arc<Account>, message: Message) {
         let pair = pair(from, to);

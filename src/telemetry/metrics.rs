@@ -481,7 +481,7 @@ mod tests {
         for kind in JobType::ALL {
             for outcome in Outcome::ALL {
                 expected += 1;
-                metrics.outcome(kind, *outcome, expected);
+                metrics.outcome(kind, outcome, expected);
             }
         }
         let text = metrics.encode().unwrap();

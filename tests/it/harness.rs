@@ -260,6 +260,22 @@ async fn a_process_sees_the_environment_of_its_world_and_no_other() {
 }
 
 #[tokio::test]
+async fn each_world_has_an_im_service_of_its_own() {
+    let (world, other) = (World::new().await, World::new().await);
+    let url = format!("{}/v4/openim/sendmsg", world.simulator.base_url());
+    let answer = reqwest::Client::new().post(url).body("{}").send().await.unwrap();
+    let answer: serde_json::Value = answer.json().await.unwrap();
+    assert_eq!(answer["ActionStatus"], "FAIL", "a call without a UserSig: {answer}");
+    assert_eq!(
+        (
+            world.simulator.report().refused.len(),
+            other.simulator.report().refused.len()
+        ),
+        (1, 0)
+    );
+}
+
+#[tokio::test]
 async fn no_port_is_handed_out_twice() {
     let ports: std::collections::HashSet<u16> = (0..100).map(|_| free_port()).collect();
     assert_eq!(ports.len(), 100);

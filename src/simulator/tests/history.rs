@@ -1,4 +1,4 @@
-//! admin_getroammsg.
+//! `admin_getroammsg`.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! admin_msgwithdraw, admin_set_msg_read and get_c2c_unread_msg_num.
+//! `admin_msgwithdraw`, `admin_set_msg_read` and `get_c2c_unread_msg_num`.
 
 use super::*;
 

@@ -87,7 +87,7 @@ impl Bench {
         self.try_call(command, body).await.unwrap()
     }
 
-    /// Calls and gives the ErrorCode.
+    /// Calls and gives the `ErrorCode`.
     async fn code(&self, command: Command, body: &Value) -> i64 {
         self.call(command, body).await["ErrorCode"].as_i64().unwrap()
     }

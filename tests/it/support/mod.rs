@@ -9,6 +9,8 @@ mod process;
 mod relay;
 mod services;
 mod wait;
+#[expect(dead_code, reason = "until the first test of the worker")]
+mod worker;
 mod world;
 
 pub(crate) use broker::TestBroker;
@@ -18,4 +20,6 @@ pub(crate) use process::Process;
 pub(crate) use relay::Relay;
 pub(crate) use services::Services;
 pub(crate) use wait::eventually;
+#[expect(unused_imports, reason = "until the first test of the worker")]
+pub(crate) use worker::Worker;
 pub(crate) use world::World;

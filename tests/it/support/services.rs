@@ -41,7 +41,7 @@ impl Services {
         let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/services.sh");
         Command::new(script)
             .args(arguments)
-            .status()
-            .is_ok_and(|status| status.success())
+            .output()
+            .is_ok_and(|output| output.status.success())
     }
 }

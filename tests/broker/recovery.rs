@@ -1,0 +1,180 @@
+//! Cut, frozen, deleted: consuming and publishing go on, and an old delivery's ack does nothing.
+
+use std::time::Duration;
+
+use im_dispatcher::{
+    broker::{Broker, BrokerOptions, Confirmed, Disposition},
+    domain::Lane,
+};
+use lapin::options::QueueDeleteOptions;
+use tokio::io::AsyncReadExt;
+
+use crate::fixture::{Fixture, SOON, next, publication, text, until};
+
+#[tokio::test]
+async fn after_a_cut_the_delivery_comes_again_and_the_old_ones_ack_does_nothing() {
+    let fixture = Fixture::new().await;
+    let (relay, options) = fixture.through_relay().await;
+    let mut running = fixture.start(options).await;
+    let (stats, mut high) = (running.broker.stats(), running.deliveries.take(Lane::High));
+    running.job(Lane::High, "job").await;
+    let old = next(&mut high).await;
+    assert!(!old.redelivered && old.is_current());
+    relay.cut();
+    let new = next(&mut high).await;
+    assert!(new.redelivered && new.is_current());
+    assert!(!old.is_current());
+    old.settle(Disposition::Ack);
+    assert_eq!(stats.stale_acks.get(), 1);
+    running.broker.wait_until_ready(SOON).await.unwrap();
+    // The new one is still open: it goes back, and is there a third time.
+    new.settle(Disposition::Requeue);
+    let third = next(&mut high).await;
+    assert_eq!(text(&third), "job");
+    third.settle(Disposition::Ack);
+    running.job(Lane::High, "after").await;
+    next(&mut high).await.settle(Disposition::Ack);
+    running.broker.close().await;
+    assert!(stats.reconnects.get() >= 2, "both connections were cut");
+    assert_eq!(stats.acked.get(), 2);
+    fixture.until_waiting(&fixture.queue("high"), 0).await;
+    fixture.remove().await;
+}
+
+#[tokio::test]
+async fn cut_again_and_again_under_load_nothing_is_lost_and_nothing_stays_unacknowledged() {
+    let fixture = Fixture::new().await;
+    let (relay, options) = fixture.through_relay().await;
+    let mut running = fixture.start(options).await;
+    let mut bulk = running.deliveries.take(Lane::Bulk);
+    let publisher = running.broker.publisher();
+    let producer = {
+        let queue = fixture.queue("bulk");
+        tokio::spawn(async move {
+            for i in 0..400 {
+                // Whatever the answer leaves open is published again: at least once.
+                while publisher.publish(publication("", &queue, &i.to_string())).await != Ok(Confirmed::Routed) {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        })
+    };
+    let mut seen = std::collections::BTreeSet::new();
+    let mut cuts = 0;
+    while seen.len() < 400 {
+        let delivery = next(&mut bulk).await;
+        seen.insert(text(&delivery));
+        delivery.settle(Disposition::Ack);
+        if seen.len() / 80 > cuts {
+            cuts += 1;
+            relay.cut();
+        }
+    }
+    producer.await.unwrap();
+    // Late repeats of what was acknowledged on a channel that went.
+    while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_millis(500), bulk.recv()).await {
+        assert!(seen.contains(&text(&delivery)));
+        delivery.settle(Disposition::Ack);
+    }
+    running.broker.close().await;
+    fixture.until_waiting(&fixture.queue("bulk"), 0).await;
+    fixture.remove().await;
+}
+
+#[tokio::test]
+async fn a_deleted_queue_is_declared_again_and_consumed_again() {
+    let fixture = Fixture::new().await;
+    let mut running = fixture.start(fixture.options()).await;
+    let (stats, mut high) = (running.broker.stats(), running.deliveries.take(Lane::High));
+    let channel = fixture.channel().await;
+    channel
+        .queue_delete(fixture.queue("high").as_str().into(), QueueDeleteOptions::default())
+        .await
+        .unwrap();
+    until("the consumer's end is noticed", || stats.consumer_restarts.get() > 0).await;
+    running.broker.wait_until_ready(SOON).await.unwrap();
+    running.job(Lane::High, "after").await;
+    let delivery = next(&mut high).await;
+    assert_eq!(text(&delivery), "after");
+    delivery.settle(Disposition::Ack);
+    assert_eq!(stats.reconnects.get(), 0, "the connection was not to blame");
+    running.broker.close().await;
+    fixture.remove().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_looks_alive_and_moves_nothing_is_given_up() {
+    let fixture = Fixture::new().await;
+    let (relay, mut options) = fixture.through_relay().await;
+    options.probe_interval = Duration::from_millis(100);
+    options.stall_timeout = Duration::from_millis(700);
+    options.attempt_timeout = Duration::from_secs(2);
+    let mut running = fixture.start(options).await;
+    let (stats, mut high) = (running.broker.stats(), running.deliveries.take(Lane::High));
+    relay.freeze(true);
+    until("both connections are given up", || stats.watchdog_resets.get() >= 2).await;
+    assert!(!running.broker.readiness().ready);
+    relay.freeze(false);
+    running.broker.wait_until_ready(SOON).await.unwrap();
+    running.job(Lane::High, "after").await;
+    next(&mut high).await.settle(Disposition::Ack);
+    running.broker.close().await;
+    fixture.remove().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_is_away_at_the_start_is_tried_until_it_is_there() {
+    let fixture = Fixture::new().await;
+    let (relay, options) = fixture.through_relay().await;
+    relay.refuse(true);
+    let (broker, mut deliveries) = Broker::start(options).unwrap();
+    until("a reason", || {
+        broker
+            .readiness()
+            .reasons
+            .iter()
+            .any(|reason| reason.contains("connect to"))
+    })
+    .await;
+    relay.refuse(false);
+    broker.wait_until_ready(SOON).await.unwrap();
+    broker
+        .publisher()
+        .job(Lane::High, None, "id", "x".into(), &[])
+        .await
+        .unwrap();
+    next(&mut deliveries.take(Lane::High)).await.settle(Disposition::Ack);
+    broker.close().await;
+    fixture.remove().await;
+}
+
+/// lapin's I/O thread would wait for the handshake for ever, and each attempt leave one behind.
+#[tokio::test]
+async fn an_attempt_that_gets_no_answer_ends_with_its_socket() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqp://guest:guest@{}/%2f", listener.local_addr().unwrap());
+    let mut options = BrokerOptions::new(url.into(), "nobody").publishing_only();
+    options.attempt_timeout = Duration::from_millis(200);
+    options.max_backoff = Duration::from_millis(50);
+    let (broker, _deliveries) = Broker::start(options).unwrap();
+    for _ in 0..4 {
+        let (mut socket, _) = tokio::time::timeout(SOON, listener.accept()).await.unwrap().unwrap();
+        let mut handshake = Vec::new();
+        let ended = tokio::time::timeout(SOON, socket.read_to_end(&mut handshake)).await;
+        ended.expect("the socket stays open").ok();
+        assert!(handshake.starts_with(b"AMQP"));
+    }
+    broker.close().await;
+}
+
+#[tokio::test]
+async fn closing_while_the_broker_is_away_ends_at_once() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqp://guest:guest@{}/%2f", listener.local_addr().unwrap());
+    let (broker, _deliveries) = Broker::start(BrokerOptions::new(url.into(), "nobody")).unwrap();
+    let (_socket, _) = listener.accept().await.unwrap();
+    // Far below the deadline of an attempt, which is 10 s.
+    tokio::time::timeout(Duration::from_secs(5), broker.close())
+        .await
+        .expect("close waits for an attempt");
+}
