@@ -156,12 +156,19 @@ async fn check_rabbitmq(settings: &Settings, findings: &mut Findings) {
 
 async fn check_topology(broker: &Broker, findings: &mut Findings) {
     match broker.queue_depths().await {
-        Err(error) => findings.fail("topology", error, "may this user configure, write and read these names?"),
+        Err(error) => findings.fail(
+            "topology",
+            error,
+            "may this user configure, write and read these names?",
+        ),
         Ok(depths) => {
             let consumers: u32 = depths.iter().map(|depth| depth.consumers).sum();
             let waiting: u64 = depths.iter().map(|depth| u64::from(depth.messages)).sum();
             let queues = depths.len();
-            findings.ok("topology", format_args!("{queues} queues, {waiting} messages, {consumers} consumers"));
+            findings.ok(
+                "topology",
+                format_args!("{queues} queues, {waiting} messages, {consumers} consumers"),
+            );
         }
     }
     for note in broker.readiness().notes {

@@ -14,8 +14,7 @@ use crate::domain::{AccountId, AppName, Command, Lane, SdkAppId};
 use super::{
     AppLimits, AppSettings, BudgetSettings, ConfigError, DeadLetterSettings, Environment, HttpSettings, ImSettings,
     LaneSettings, LogFormat, LogSettings, Origin, ReconcileSettings, RetentionSettings, RetrySettings, Settings,
-    WindowMode, WorkerSettings, environment::CONFIG_VARIABLE, known::limit_path, layers::Layers,
-    values::Setting,
+    WindowMode, WorkerSettings, environment::CONFIG_VARIABLE, known::limit_path, layers::Layers, values::Setting,
 };
 
 /// The file that is read where none is named, if it is there.
@@ -392,8 +391,6 @@ fn app_settings(layers: &Layers, app: &str) -> Result<AppSettings, ConfigError> 
             .ok_or_else(|| missing("secret", "IM_SECRET_KEY or IM_SECRET_KEY_FILE"))?,
         base_url: layers.defaulted(&base_url)?.base_url()?,
         limits,
-        queues: layers
-            .setting(&path("queues"))
-            .map_or(Ok(false), Setting::switch)?,
+        queues: layers.setting(&path("queues")).map_or(Ok(false), Setting::switch)?,
     })
 }

@@ -5,6 +5,8 @@
 //! each waits on observed facts with a deadline, never for a time.
 
 #[cfg(test)]
+mod command_line;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod support;

@@ -1,0 +1,37 @@
+//! The command line without a worker: usage, configuration, publishing, dead letters, and what must never be printed.
+
+mod dead_letters;
+mod im_commands;
+mod secrecy;
+mod settings;
+mod submit;
+
+use std::process::Output;
+
+use crate::support::World;
+
+/// Runs a command and hands back exit code, stdout and stderr.
+async fn run(world: &World, arguments: &[&str]) -> (i32, String, String) {
+    told(world.cli(arguments).await)
+}
+
+/// The same with something to read.
+async fn run_with(world: &World, arguments: &[&str], input: &[u8]) -> (i32, String, String) {
+    told(world.cli_with_input(arguments, input).await)
+}
+
+fn told(output: Output) -> (i32, String, String) {
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (
+        output.status.code().unwrap_or(-1),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+/// Writes a file into the world's folder and hands back its path.
+fn file(world: &World, name: &str, content: &[u8]) -> String {
+    let path = world.directory().join(name);
+    std::fs::write(&path, content).unwrap();
+    path.to_str().unwrap().to_owned()
+}
