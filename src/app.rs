@@ -179,6 +179,8 @@ pub fn client_options(settings: &Settings) -> anyhow::Result<ClientOptions> {
         total_timeout: settings.im.total_timeout,
         usersig_lifetime: settings.im.usersig_lifetime,
         max_idle_per_host: settings.worker.max_in_flight as usize + HIGH_IN_FLIGHT as usize,
+        // Each HTTP call has a slot of its own: the repeat after a new signature goes through the budget like any other.
+        repeat_when_signed_anew: false,
         extra_ca_pem,
         ..ClientOptions::default()
     })

@@ -45,7 +45,7 @@ pub(super) struct Envelope {
     )]
     job_type: super::job::JobType,
     /// The idempotency key, unique in the namespace. Needed here or as the AMQP property `message_id`; where both are
-    /// given, they are equal.
+    /// given, this one counts.
     pub(super) id: Option<JobId>,
     /// The configured app that carries the job out.
     #[serde(default = "AppName::default_app")]

@@ -344,7 +344,9 @@ impl Context {
                 }
             }
             ErrorClass::Transient | ErrorClass::Ambiguous => match error.kind {
+                // Nothing was written, or the service is there and said so: a callback that failed, a new signature.
                 ImErrorKind::Deadline | ImErrorKind::Request => {}
+                ImErrorKind::Refused if error.class == ErrorClass::Transient => {}
                 _ => {
                     if app.gate.failed(Instant::now(), &error.word()) {
                         tracing::warn!(app = %app.name, code = %error.word(),

@@ -10,3 +10,5 @@ mod command_line;
 mod harness;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod worker;

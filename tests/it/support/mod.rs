@@ -20,6 +20,5 @@ pub(crate) use process::Process;
 pub(crate) use relay::Relay;
 pub(crate) use services::Services;
 pub(crate) use wait::eventually;
-#[expect(unused_imports, reason = "until the first test of the worker")]
 pub(crate) use worker::Worker;
 pub(crate) use world::World;

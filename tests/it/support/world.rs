@@ -113,7 +113,6 @@ impl World {
     }
 
     /// `status JOB --json`; `None` for an unknown job. Panics on any other failure.
-    #[expect(dead_code, reason = "until the first test of the worker")]
     pub(crate) async fn status_json(&self, job: &str) -> Option<Value> {
         let output = self.cli(&["status", job, "--json"]).await;
         match output.status.code() {

@@ -1,0 +1,169 @@
+//! Calls whose answer was lost: the history knows, and only it.
+
+use std::time::Duration;
+
+use im_dispatcher::{
+    domain::Command,
+    simulator::{Fault, SimulatorOptions},
+};
+use serde_json::json;
+
+use super::{LONG, counts, delivered_once, send, settled};
+use crate::support::{Worker, World};
+
+/// A service that drops no repeats, so that only our own care counts, and short times of our own.
+async fn careless_service() -> World {
+    let mut world = World::with(SimulatorOptions {
+        dedup: Duration::ZERO,
+        ..SimulatorOptions::default()
+    })
+    .await;
+    world
+        .set("IM_DISPATCHER__IM__TOTAL_TIMEOUT", "1s")
+        .set("IM_DISPATCHER__RECONCILE__SETTLE", "500ms");
+    world
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_found_in_the_history_and_its_key_recorded() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    let events = world.broker.tap_events("send.sent").await;
+    let lost = [
+        ("cut", Fault::CutAfter),
+        ("reset", Fault::ResetAfter),
+        ("half", Fault::CutMidway),
+        ("never", Fault::Never),
+        ("no-key", Fault::NoMsgKey),
+        ("garbage", Fault::GarbageAfter),
+        ("gateway", Fault::HttpAfter(502)),
+        ("code", Fault::CodeAfter(60_008)),
+    ];
+    for (id, fault) in lost {
+        world.simulator.inject(Command::SendMsg, fault, 1);
+        world.broker.publish("normal", &send(id, &format!("to-{id}"))).await;
+        let status = settled(&world, id).await;
+        assert_eq!(status["recipients"], counts(1, &[("sent", 1)]), "{id}");
+        let message = &world.simulator.messages_to(&format!("to-{id}"))[0];
+        assert_eq!(status["messages"][0]["msg_key"], message.key.as_str(), "{id}");
+    }
+    assert_eq!(delivered_once(&world), lost.len() as u64);
+    events.wait_for(lost.len(), LONG, "the events", |_| true).await;
+    assert!(world.broker.drain_dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_call_that_was_never_carried_out_is_sent_again_after_two_looks() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    for (id, fault) in [
+        ("reset", Fault::ResetBefore),
+        ("code", Fault::Code(60_008)),
+        ("gateway", Fault::Http(502)),
+    ] {
+        world.simulator.inject(Command::SendMsg, fault, 1);
+        world.broker.publish("normal", &send(id, &format!("to-{id}"))).await;
+        let status = settled(&world, id).await;
+        assert_eq!(status["recipients"], counts(1, &[("sent", 1)]), "{id}");
+        assert_eq!(status["messages"][0]["attempts"], 2, "{id}");
+    }
+    assert_eq!(delivered_once(&world), 3);
+}
+
+#[tokio::test]
+async fn only_the_recipients_side_shows_a_message_that_was_not_synced_to_its_sender() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    world.simulator.inject(Command::SendMsg, Fault::CutAfter, 1);
+    let mut job = send("unsynced", "alice");
+    job["message"]["sync_to_sender"] = json!(false);
+    world.broker.publish("normal", &job).await;
+    assert_eq!(
+        settled(&world, "unsynced").await["recipients"],
+        counts(1, &[("sent", 1)])
+    );
+    assert_eq!(delivered_once(&world), 1);
+}
+
+#[tokio::test]
+async fn a_batch_whose_answer_was_lost_is_found_member_by_member() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    world.simulator.inject(Command::BatchSendMsg, Fault::CutAfter, 1);
+    let to: Vec<String> = (0..30).map(|n| format!("u{n}")).collect();
+    world
+        .broker
+        .publish(
+            "bulk",
+            &json!({"type": "batch_send", "id": "found", "to": to, "message": {"text": "f"}}),
+        )
+        .await;
+    assert_eq!(
+        settled(&world, "found").await["recipients"],
+        counts(30, &[("sent", 30)])
+    );
+    world.simulator.inject(Command::BatchSendMsg, Fault::ResetBefore, 1);
+    world
+        .broker
+        .publish(
+            "bulk",
+            &json!({"type": "batch_send", "id": "lost", "to": to, "message": {"text": "l"}}),
+        )
+        .await;
+    assert_eq!(settled(&world, "lost").await["recipients"], counts(30, &[("sent", 30)]));
+    assert_eq!(delivered_once(&world), 60);
+}
+
+#[tokio::test]
+async fn an_online_only_message_whose_answer_was_lost_follows_on_unknown() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    for (id, policy, state) in [
+        ("keep", "reconcile", "unknown"),
+        ("fail", "fail", "failed"),
+        ("again", "resend", "sent"),
+    ] {
+        world.simulator.inject(Command::SendMsg, Fault::CutAfter, 1);
+        let mut job = send(id, id);
+        job["message"]["life_time"] = json!(0);
+        job["on_unknown"] = json!(policy);
+        world.broker.publish("normal", &job).await;
+        assert_eq!(
+            settled(&world, id).await["recipients"],
+            counts(1, &[(state, 1)]),
+            "{id}"
+        );
+    }
+    let letters = world.broker.dead_letters(1, LONG).await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].word().as_deref(), Some("outcome-unknown"));
+    assert_eq!(letters[0].json()["id"], "fail");
+}
+
+#[tokio::test]
+async fn a_message_in_doubt_that_is_revoked_is_revoked_once_its_key_is_known() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    // The history doesn't show it for a while.
+    world.simulator.set_roam_lag(Duration::from_secs(2));
+    world.simulator.inject(Command::SendMsg, Fault::CutAfter, 1);
+    world.broker.publish("normal", &send("doubtful", "alice")).await;
+    crate::support::eventually(LONG, "it is at the service", || async {
+        (world.simulator.delivered_total() == 1).then_some(())
+    })
+    .await;
+    world
+        .broker
+        .publish(
+            "high",
+            &json!({"type": "revoke", "id": "r", "target": {"job": "doubtful"}}),
+        )
+        .await;
+    crate::support::eventually(LONG, "it is revoked", || async {
+        let status = world.status_json("doubtful").await?;
+        (status["state"] == "revoked").then_some(())
+    })
+    .await;
+    assert_eq!(world.simulator.report().revoked, 1);
+    assert_eq!(delivered_once(&world), 1);
+}
