@@ -18,6 +18,7 @@ mod output;
 mod publish;
 mod revoke;
 mod schema;
+mod simulate;
 mod status;
 mod submit;
 mod unread;
@@ -87,6 +88,8 @@ enum Command {
     Migrate,
     /// Print the JSON Schema of jobs or events
     Schema(schema::Args),
+    /// Run the IM API simulator, with faults
+    Simulate(Box<simulate::SimulateArgs>),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -94,7 +97,7 @@ enum Command {
 impl Command {
     /// Whether it runs for days and its news belong into a log, rather than beside a table.
     const fn is_service(&self) -> bool {
-        matches!(self, Self::Worker(_))
+        matches!(self, Self::Worker(_) | Self::Simulate(_))
     }
 }
 
@@ -157,6 +160,7 @@ async fn run_command(command: Command, settings: Settings) -> anyhow::Result<Exi
         Command::Config(command) => config::run(&settings, &command),
         Command::Migrate => migrate::run(&settings).await,
         Command::Schema(args) => schema::run(&args),
+        Command::Simulate(args) => simulate::run(*args).await.map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => completions::run(&args),
     }
 }
@@ -193,6 +197,7 @@ mod tests {
             "config",
             "migrate",
             "schema",
+            "simulate",
             "completions",
         ] {
             assert!(names.iter().any(|name| name == expected), "{expected}");
