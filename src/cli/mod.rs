@@ -11,7 +11,6 @@ mod context;
 mod dead_letters;
 mod history;
 mod import;
-
 mod mark_read;
 mod migrate;
 mod output;
@@ -88,8 +87,8 @@ enum Command {
     Migrate,
     /// Print the JSON Schema of jobs or events
     Schema(schema::Args),
-    /// Run the IM API simulator, with faults
-    Simulate(Box<simulate::SimulateArgs>),
+    /// Run the IM API simulator, with faults, on loopback
+    Simulate(simulate::SimulateArgs),
     /// Print a completion script for a shell
     Completions(completions::Args),
 }
@@ -160,7 +159,7 @@ async fn run_command(command: Command, settings: Settings) -> anyhow::Result<Exi
         Command::Config(command) => config::run(&settings, &command),
         Command::Migrate => migrate::run(&settings).await,
         Command::Schema(args) => schema::run(&args),
-        Command::Simulate(args) => simulate::run(*args).await.map(|()| ExitCode::SUCCESS),
+        Command::Simulate(args) => simulate::run(args).await.map(|()| ExitCode::SUCCESS),
         Command::Completions(args) => completions::run(&args),
     }
 }

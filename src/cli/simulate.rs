@@ -38,7 +38,7 @@ Examples: sendmsg:cut_after=0.02   sendmsg:late:2500ms=0.03
 
 /// Arguments of `simulate`.
 #[derive(Debug, Args)]
-pub struct SimulateArgs {
+pub(super) struct SimulateArgs {
     /// Where to listen; port 0 takes a free one. The control API under /_sim/ answers loopback clients only
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9080")]
     listen: SocketAddr,
@@ -230,7 +230,7 @@ impl SimulateArgs {
 ///
 /// # Errors
 /// If a file can't be read or written, or the address not be bound.
-pub async fn run(args: SimulateArgs) -> anyhow::Result<()> {
+pub(super) async fn run(args: SimulateArgs) -> anyhow::Result<()> {
     let (print, report_file, url_file) = (args.report, args.report_file.clone(), args.url_file.clone());
     // Before it listens, so that whoever sees it up can end it in order.
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -17,6 +17,7 @@ use super::{
     error::{ImError, ImErrorKind},
     error_code, history,
     options::{self, ClientOptions, ImApp, ImSetupError},
+    reply,
     signer::{AfterRefusal, Signed, Signer},
     transport,
     wire::{
@@ -215,21 +216,12 @@ impl ImClient {
         let random: u32 = rand::random();
         tracing::debug!(im.command = %command, im.random = random, "calling the IM API");
         let (bytes, status) = transport::exchange(&self.inner.http, command, signed, random, body, deadline).await?;
-        let at = |error: ImError| error.at(random, Some(status));
-        let malformed = |why: Malformed| {
-            at(ImError::without_code(command, ImErrorKind::BadReply, true, why.to_string()).caused_by(why))
-        };
-        let base: wire::Base<'_> = wire::parse(&bytes).map_err(malformed)?;
-        let names_signature = error_code::names_signature(base.code);
-        if !names_signature {
+        let outcome = reply::interpret(command, &bytes, |text| signed.redact(text), read);
+        let refused = outcome.as_ref().err().and_then(|error| error.code);
+        if outcome.is_ok() || refused.is_some_and(|code| !error_code::names_signature(code)) {
             self.inner.signer.accepted(signed);
         }
-        wire::judge(&base).map_err(malformed)?;
-        if base.code.0 != 0 {
-            let info = signed.redact(base.info.as_deref().unwrap_or_default());
-            return Err(at(ImError::refused(command, base.code, &info)));
-        }
-        read(&bytes).map_err(malformed)
+        outcome.map_err(|error| error.at(random, Some(status)))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod error_code;
 mod guard;
 pub mod history;
 pub mod options;
+pub mod reply;
 mod signer;
 #[cfg(test)]
 mod tests;

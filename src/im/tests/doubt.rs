@@ -107,7 +107,9 @@ async fn never_answered<T>(call: impl AsyncFn(ImClient) -> Result<T, ImError>) -
         };
         match call(client_with(&server.url, options)).await {
             Ok(_) => panic!("nobody has answered"),
-            Err(error) if error.not_written() => assert_eq!(error.class, ErrorClass::Transient, "{error}"),
+            Err(error) if error.not_written() && total_timeout < Duration::from_mins(1) => {
+                assert_eq!(error.class, ErrorClass::Transient, "{error}");
+            }
             Err(error) => return (error, server),
         }
         total_timeout *= 2;
@@ -175,7 +177,7 @@ async fn after_the_deadline_nothing_is_sent() {
     assert_failed(&error, ImErrorKind::Deadline, ErrorClass::Transient);
     assert_eq!(error.word(), "deadline");
     assert_eq!(server.seen.lock().connections, 0);
-    let in_time = Instant::now() + Duration::from_secs(60);
+    let in_time = Instant::now() + Duration::from_mins(1);
     assert!(client.send(body(1), Some(in_time)).await.is_ok());
 }
 

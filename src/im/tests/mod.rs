@@ -1,5 +1,6 @@
 //! The client over real HTTP on loopback: what it writes, what it reads, and what it says when it can't.
 
+mod codes;
 mod doubt;
 mod encoding;
 mod operations;

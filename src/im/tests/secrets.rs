@@ -1,6 +1,7 @@
-//! UserSigs that are refused, keys that change, and nothing secret in any text.
+//! Signatures that are refused, keys that change, and nothing secret in any text.
 
 use std::{
+    error::Error,
     io,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -130,20 +131,20 @@ async fn neither_log_nor_error_holds_a_secret_a_user_sig_or_a_text() {
     .await;
     let client = client(&server.url);
     client.send(body(1), None).await.unwrap();
-    let mut printed = format!("{client:?}");
+    let mut printed = vec![format!("{client:?}")];
     for _ in 0..3 {
         let error = client.send(body(1), None).await.unwrap_err();
-        printed += &format!("{error} {error:?}");
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            printed += &format!("{cause} {cause:?}");
-            source = cause.source();
+        let mut cause: Option<&dyn Error> = Some(&error);
+        while let Some(error) = cause {
+            printed.push(format!("{error} {error:?}"));
+            cause = error.source();
         }
     }
     drop(logging);
     let whole = server.whole();
     assert_eq!(whole.len(), 5);
-    printed += &String::from_utf8(log.0.lock().clone()).unwrap();
+    printed.push(String::from_utf8(log.0.lock().clone()).unwrap());
+    let printed = printed.concat();
     assert!(printed.contains(&whole[0].query["random"]), "the url random is logged");
     for secret in ["marked-secret-key", "marked-text"] {
         assert!(!printed.contains(secret), "{secret}");

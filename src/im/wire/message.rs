@@ -33,12 +33,12 @@ impl Serialize for MsgBody<'_> {
     }
 }
 
-/// SyncOtherMachine: 1 also to the sender's own devices and roaming, 2 not.
+/// `SyncOtherMachine`: 1 also to the sender's own devices and roaming, 2 not.
 pub(in crate::im) fn sync_other_machine(message: &Message) -> Option<u8> {
     message.sync_to_sender.map(|sync| if sync { 1 } else { 2 })
 }
 
-/// ForbidCallbackControl.
+/// `ForbidCallbackControl`.
 pub(in crate::im) fn forbid_callbacks(message: &Message) -> Option<Vec<&'static str>> {
     let callbacks = message.forbid_callbacks.as_ref()?;
     Some(callbacks.iter().map(|callback| callback.wire_name()).collect())

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{World, depth_becomes, file, run, run_with, world_without_app};
+use super::{depth_becomes, file, run, run_with, world_without_app};
 
 /// A line with a good job.
 fn job(id: &str) -> String {
