@@ -214,6 +214,10 @@ async fn revoke(
 
 async fn overview(State(state): State<HttpState>) -> Json<serde_json::Value> {
     let readiness = state.health.readiness();
+    // While the database is away the rest is still worth showing.
+    let backlog = state.store.backlog().await.ok().map(|backlog| {
+        json!({"work": backlog.work, "past_due": backlog.past_due, "doubts": backlog.doubts, "outbox": backlog.outbox})
+    });
     Json(json!({
         "namespace": &*state.namespace,
         "version": env!("CARGO_PKG_VERSION"),
@@ -222,5 +226,6 @@ async fn overview(State(state): State<HttpState>) -> Json<serde_json::Value> {
         "reasons": readiness.reasons,
         "notes": readiness.notes,
         "calls_in_flight": state.metrics.calls_in_flight(),
+        "backlog": backlog,
     }))
 }

@@ -179,6 +179,10 @@ async fn a_job_and_a_group_are_found_and_what_is_not_there_is_404(pool: PgPool) 
     }
     let (status, body) = server.get("/api/overview").await;
     assert_eq!((status.as_u16(), &body["namespace"]), (200, &json!("im")));
+    assert_eq!(
+        body["backlog"],
+        json!({"work": 0, "past_due": 0, "doubts": 0, "outbox": 0})
+    );
 }
 
 #[sqlx::test]

@@ -6,7 +6,7 @@ use lapin::{
 };
 use serde_json::{Value, json};
 
-use super::{World, run};
+use super::{World, depth_becomes, run, world_without_app};
 
 /// Puts a letter into the dead queue, as the worker writes it.
 async fn bury(world: &World, job: &str, lane: &str, body: &[u8]) {
@@ -26,13 +26,14 @@ async fn bury(world: &World, job: &str, lane: &str, body: &[u8]) {
 
 #[tokio::test]
 async fn letters_are_listed_shown_replayed_and_discarded() {
-    let world = World::new().await;
+    let world = world_without_app().await;
     // Declares the topology.
     let (code, _, stderr) = run(&world, &["dead-letters", "list"]).await;
     assert_eq!(code, 0, "{stderr}");
     for (job, lane) in [("a", "high"), ("b", "bulk"), ("c", "bulk")] {
         bury(&world, job, lane, format!("{{\"id\":\"{job}\"}}").as_bytes()).await;
     }
+    depth_becomes(&world, "jobs.dead", 3).await;
     let (code, stdout, _) = run(&world, &["dead-letters", "list", "--json"]).await;
     let listed: Vec<Value> = stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((code, listed.len()), (0, 3));
@@ -74,7 +75,7 @@ async fn letters_are_listed_shown_replayed_and_discarded() {
     let (code, _, stderr) = run(&world, &["dead-letters", "discard", "--all"]).await;
     assert_eq!(code, 0, "{stderr}");
     assert!(stderr.contains("1 of 1 discarded"), "{stderr}");
-    assert_eq!(world.broker.depth("jobs.dead").await, Some(0));
+    depth_becomes(&world, "jobs.dead", 0).await;
     assert_eq!(
         run(&world, &["dead-letters", "replay", "--all"]).await.0,
         0,

@@ -1,10 +1,10 @@
 //! Usage and configuration: exit code 2, one line that says what would be right, nothing on stdout.
 
-use super::{World, file, run};
+use super::{file, run, world_without_app};
 
 #[tokio::test]
 async fn wrong_usage_exits_2_with_nothing_on_stdout() {
-    let world = World::new().await;
+    let world = world_without_app().await;
     for arguments in [
         &["no-such-command"][..],
         &["status"],
@@ -33,7 +33,7 @@ async fn wrong_usage_exits_2_with_nothing_on_stdout() {
 
 #[tokio::test]
 async fn a_wrong_or_missing_setting_exits_2_with_one_line_that_names_it() {
-    let mut world = World::new().await;
+    let mut world = world_without_app().await;
     let (code, _, stderr) = run(&world, &["worker"]).await;
     assert_eq!(code, 2);
     assert!(stderr.contains("IM_SDK_APP_ID"), "{stderr}");
@@ -60,7 +60,7 @@ async fn a_wrong_or_missing_setting_exits_2_with_one_line_that_names_it() {
 
 #[tokio::test]
 async fn an_unknown_key_of_the_file_in_the_working_directory_stops_every_command() {
-    let world = World::new().await;
+    let world = world_without_app().await;
     file(&world, "im-dispatcher.toml", b"[budget]\nguart = \"4ms\"\n");
     let (code, _, stderr) = run(&world, &["config", "show"]).await;
     assert_eq!((code, stderr.lines().count()), (2, 1));
@@ -72,7 +72,7 @@ async fn an_unknown_key_of_the_file_in_the_working_directory_stops_every_command
 
 #[tokio::test]
 async fn config_show_names_each_source_and_a_flag_wins() {
-    let mut world = World::new().await;
+    let mut world = world_without_app().await;
     let path = file(&world, "some.toml", b"[retry]\nmax_attempts = 3\ninitial = \"2s\"\n");
     world.set("IM_DISPATCHER__RETRY__INITIAL", "3s");
     let (code, stdout, _) = run(
@@ -102,7 +102,7 @@ async fn config_show_names_each_source_and_a_flag_wins() {
 
 #[tokio::test]
 async fn the_default_file_can_be_printed_and_loads() {
-    let world = World::new().await;
+    let world = world_without_app().await;
     let (code, text, _) = run(&world, &["config", "default"]).await;
     assert_eq!(code, 0);
     let path = file(&world, "all.toml", text.as_bytes());
@@ -112,7 +112,7 @@ async fn the_default_file_can_be_printed_and_loads() {
 
 #[tokio::test]
 async fn the_schemas_are_those_of_the_repository() {
-    let world = World::new().await;
+    let world = world_without_app().await;
     for kind in ["job", "event"] {
         let (code, stdout, _) = run(&world, &["schema", kind]).await;
         assert_eq!(code, 0);
@@ -124,7 +124,7 @@ async fn the_schemas_are_those_of_the_repository() {
 
 #[tokio::test]
 async fn an_unknown_job_or_group_exits_1_with_nothing_on_stdout() {
-    let world = World::new().await;
+    let world = world_without_app().await;
     assert_eq!(run(&world, &["migrate"]).await.0, 0);
     for arguments in [&["status", "nobody", "--json"][..], &["status", "--group", "nobody"]] {
         let (code, stdout, stderr) = run(&world, arguments).await;
@@ -134,7 +134,7 @@ async fn an_unknown_job_or_group_exits_1_with_nothing_on_stdout() {
 
 #[tokio::test]
 async fn check_says_what_is_wrong_and_how_to_mend_it() {
-    let mut world = World::new().await;
+    let mut world = world_without_app().await;
     let (code, stdout, _) = run(&world, &["check"]).await;
     assert_eq!(code, 1);
     assert!(

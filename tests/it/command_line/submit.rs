@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{World, file, run, run_with};
+use super::{depth_becomes, file, run, run_with, world_without_app};
 
 /// A line with a good job.
 fn job(id: &str) -> String {
@@ -11,7 +11,7 @@ fn job(id: &str) -> String {
 
 #[tokio::test]
 async fn a_file_with_a_bad_line_publishes_nothing_and_names_each_by_number() {
-    let world = World::new().await;
+    let world = world_without_app().await;
     let lines = [
         &job("a"),
         "not json",
@@ -30,7 +30,7 @@ async fn a_file_with_a_bad_line_publishes_nothing_and_names_each_by_number() {
     assert_eq!(code, 1, "{stderr}");
     let summary: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!((&summary["published"], &summary["bad"]), (&json!(2), &json!(2)));
-    assert_eq!(world.broker.depth("jobs.bulk").await, Some(2));
+    depth_becomes(&world, "jobs.bulk", 2).await;
     let letter = world.broker.take("jobs.bulk").await.unwrap();
     assert_eq!(letter.body, job("a").into_bytes());
     assert_eq!(letter.properties.message_id().as_ref().unwrap().as_str(), "a");
@@ -39,7 +39,7 @@ async fn a_file_with_a_bad_line_publishes_nothing_and_names_each_by_number() {
 
 #[tokio::test]
 async fn standard_input_is_published_as_it_comes_and_bad_lines_are_left_out() {
-    let world = World::new().await;
+    let world = world_without_app().await;
     let lines = [&job("a"), "{", &job("b")].join("\n");
     let (code, _, stderr) = run_with(&world, &["submit", "-"], lines.as_bytes()).await;
     assert_eq!(code, 1);
@@ -47,18 +47,18 @@ async fn standard_input_is_published_as_it_comes_and_bad_lines_are_left_out() {
         stderr.contains("line 2:") && stderr.contains("2 jobs published"),
         "{stderr}"
     );
-    assert_eq!(world.broker.depth("jobs.normal").await, Some(2));
+    depth_becomes(&world, "jobs.normal", 2).await;
     let (code, _, stderr) = run_with(&world, &["submit", "--lane", "high"], job("c").as_bytes()).await;
     assert_eq!(code, 0, "{stderr}");
-    assert_eq!(world.broker.depth("jobs.high").await, Some(1));
+    depth_becomes(&world, "jobs.high", 1).await;
     let (code, _, _) = run_with(&world, &["submit", "--unchecked", "--lane", "high"], b"no job at all\n").await;
     assert_eq!(code, 0);
-    assert_eq!(world.broker.depth("jobs.high").await, Some(2));
+    depth_becomes(&world, "jobs.high", 2).await;
 }
 
 #[tokio::test]
 async fn thousands_of_jobs_and_a_line_of_megabytes_arrive() {
-    let world = World::new().await;
+    let world = world_without_app().await;
     let accounts: Vec<_> = (0..100_000)
         .map(|n| format!("an-account-of-length-32-{n:08}"))
         .collect();
@@ -71,7 +71,7 @@ async fn thousands_of_jobs_and_a_line_of_megabytes_arrive() {
     assert_eq!(code, 0, "{stderr}");
     let summary: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(summary["published"], json!(5_001));
-    assert_eq!(world.broker.depth("jobs.normal").await, Some(5_001));
+    depth_becomes(&world, "jobs.normal", 5_001).await;
     // 16 MB: too long to be a job, and read all the same.
     let padding = " ".repeat(16_000_000);
     let (code, _, stderr) = run_with(&world, &["submit"], format!("{}{padding}\n", job("wide")).as_bytes()).await;
@@ -80,7 +80,7 @@ async fn thousands_of_jobs_and_a_line_of_megabytes_arrive() {
 
 #[tokio::test]
 async fn a_dry_run_publishes_nothing_and_jobs_that_need_an_answer_need_a_queue_for_it() {
-    let mut world = World::new().await;
+    let mut world = world_without_app().await;
     let unread = r#"{"type":"unread","id":"q","user":"a","peers":["b"]}"#;
     let path = file(&world, "jobs.ndjson", unread.as_bytes());
     let (code, _, stderr) = run(&world, &["submit", &path]).await;
@@ -103,7 +103,7 @@ async fn a_dry_run_publishes_nothing_and_jobs_that_need_an_answer_need_a_queue_f
 
 #[tokio::test]
 async fn revoke_writes_its_tombstone_at_once_and_publishes_to_high() {
-    let world = World::new().await;
+    let world = world_without_app().await;
     assert_eq!(run(&world, &["migrate"]).await.0, 0);
     let (code, stdout, stderr) = run(
         &world,
@@ -147,13 +147,13 @@ async fn revoke_writes_its_tombstone_at_once_and_publishes_to_high() {
 
 #[tokio::test]
 async fn revoke_publishes_where_there_is_no_database_and_is_in_force_where_there_is_no_broker() {
-    let mut world = World::new().await;
+    let mut world = world_without_app().await;
     assert_eq!(run(&world, &["migrate"]).await.0, 0);
     let database = world.environment()["DATABASE_URL"].clone();
     world.set("DATABASE_URL", "");
     let (code, _, stderr) = run(&world, &["revoke", "--job", "j", "--id", "without-database"]).await;
     assert_eq!(code, 0, "{stderr}");
-    assert_eq!(world.broker.depth("jobs.high").await, Some(1));
+    depth_becomes(&world, "jobs.high", 1).await;
     world
         .set("DATABASE_URL", database)
         .set("AMQP_URL", "amqp://127.0.0.1:1/%2f");
