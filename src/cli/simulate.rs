@@ -49,7 +49,7 @@ pub(super) struct SimulateArgs {
     #[arg(long, value_name = "N", default_value_t = 2)]
     threads: usize,
 
-    /// The app's `SDKAppID`
+    /// The app's SDKAppID
     #[arg(long, value_name = "ID", env = "IM_SDK_APP_ID", default_value_t = 1_400_000_000)]
     sdk_app_id: u64,
     /// The app's administrator account
@@ -60,7 +60,7 @@ pub(super) struct SimulateArgs {
         default_value = "administrator"
     )]
     admin: String,
-    /// The app's secret key [default: the key of the public `UserSig` sample]
+    /// The app's secret key [default: the key of the public UserSig sample]
     #[arg(long, value_name = "KEY", env = "IM_SECRET_KEY", hide_env_values = true)]
     secret_key: Option<SecretString>,
     /// A file with the app's secret key
