@@ -196,7 +196,7 @@ async fn a_permanent_answer_is_a_dead_letter_and_its_replay_sends_once() {
         (world.broker.depth("jobs.dead").await == Some(1)).then_some(())
     })
     .await;
-    let output = world.cli(&["dead-letters", "replay", "--job", "refused"]).await;
+    let output = world.cli(&["dead-letters", "replay", "refused"]).await;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     crate::support::eventually(LONG, "the replay has sent it", || async {
         let status = world.status_json("refused").await?;
