@@ -108,7 +108,7 @@ pub(super) struct SimulateArgs {
     /// What every call takes at least
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     latency: Duration,
-    /// A fault rule, repeatable, such as sendmsg:cut_after=0.02 (the grammar is in --help)
+    /// A fault rule, repeatable, such as `sendmsg:cut_after=0.02` (the grammar is in --help)
     #[arg(long, value_name = "RULE", long_help = FAULT_HELP)]
     fault: Vec<FaultRule>,
     /// The seed by which faults are drawn

@@ -5,10 +5,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Store, StoreError, outcomes::Parcel};
-use crate::domain::{
-    AccountId, AppName, Command, GroupName, JobId, Lane,
-    job::{MAX_CALL_RECIPIENTS, Task},
-};
+use crate::domain::{AccountId, AppName, Command, GroupName, JobId, Lane, Owner, job::MAX_CALL_RECIPIENTS};
 
 /// Recipients written in one statement while a long job is handed over.
 const SLICE: usize = 5_000;
@@ -46,6 +43,23 @@ pub struct Handover<'a> {
     pub delay: std::time::Duration,
 }
 
+/// A second delivery of a job whose first is being carried out.
+#[derive(Debug, Clone, Copy)]
+pub struct SecondDelivery<'a> {
+    /// The job.
+    pub id: &'a JobId,
+    /// The partition key of its message.
+    pub created_at: DateTime<Utc>,
+    /// The lane that it came from.
+    pub lane: Lane,
+    /// Its app.
+    pub app: &'a AppName,
+    /// Its group.
+    pub group: Option<&'a GroupName>,
+    /// What the producer published.
+    pub parcel: &'a Parcel,
+}
+
 /// What became of a hand-over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HandedOver {
@@ -57,15 +71,6 @@ pub enum HandedOver {
     Conflict,
     /// A delivery of it is being carried out elsewhere, or was when its worker died.
     Live,
-}
-
-/// The kind of `work` that carries a task out.
-pub const fn work_kind(task: &Task) -> i16 {
-    match task {
-        Task::Send { .. } | Task::BatchSend { .. } | Task::Import { .. } => 0,
-        Task::Revoke(_) => 2,
-        Task::MarkRead { .. } | Task::Unread { .. } | Task::History { .. } => 4,
-    }
 }
 
 impl Store {
@@ -96,32 +101,29 @@ impl Store {
         .fetch_optional(&self.pool)
         .await
         .map_err(|error| StoreError::query("record a job", error))?;
-        let created_at = match row {
-            Some(row) => row.created_at,
-            None => {
-                let existing = self.existing(false, &[(job.id, job.digest.as_slice())]).await?;
-                let Some((_, existing)) = existing.into_iter().next() else {
-                    return Err(StoreError::Inconsistent {
-                        table: "jobs",
-                        column: "id",
-                        job: job.id.to_string(),
-                        value: "neither inserted nor found".to_owned(),
-                    });
-                };
-                match existing {
-                    existing if !existing.same => return Ok(HandedOver::Conflict),
-                    existing if existing.loading => existing.created_at,
-                    existing if existing.owner == crate::domain::Owner::Table => return Ok(HandedOver::Done),
-                    existing
-                        if existing
-                            .message
-                            .as_ref()
-                            .is_some_and(|message| !message.state.is_final()) =>
-                    {
-                        return Ok(HandedOver::Live);
-                    }
-                    _ => return Ok(HandedOver::Finished),
-                }
+        let created_at = if let Some(row) = row {
+            row.created_at
+        } else {
+            let existing = self.existing(false, &[(job.id, job.digest.as_slice())]).await?;
+            let Some((_, existing)) = existing.into_iter().next() else {
+                return Err(StoreError::Inconsistent {
+                    table: "jobs",
+                    column: "id",
+                    job: job.id.to_string(),
+                    value: "neither inserted nor found".to_owned(),
+                });
+            };
+            let live = existing
+                .message
+                .as_ref()
+                .is_some_and(|message| !message.state.is_final());
+            match existing {
+                existing if !existing.same => return Ok(HandedOver::Conflict),
+                // A hand-over that was cut off half-way goes on.
+                existing if existing.loading => existing.created_at,
+                existing if existing.owner == Owner::Table => return Ok(HandedOver::Done),
+                _ if live => return Ok(HandedOver::Live),
+                _ => return Ok(HandedOver::Finished),
             }
         };
         self.write_recipients(job, created_at).await?;
@@ -184,16 +186,15 @@ impl Store {
 
     /// Hands a second delivery of a job to the table whose first is live elsewhere, or was when its worker died:
     /// reconciliation finds out, `after` from now at the earliest.
-    pub async fn hand_over_live(
-        &self,
-        id: &JobId,
-        created_at: DateTime<Utc>,
-        lane: Lane,
-        app: &AppName,
-        group: Option<&GroupName>,
-        parcel: &Parcel,
-        after: std::time::Duration,
-    ) -> Result<(), StoreError> {
+    pub async fn hand_over_live(&self, job: &SecondDelivery<'_>, after: std::time::Duration) -> Result<(), StoreError> {
+        let &SecondDelivery {
+            id,
+            created_at,
+            lane,
+            app,
+            group,
+            parcel,
+        } = job;
         sqlx::query!(
             r#"
             WITH flipped AS (

@@ -29,7 +29,7 @@ pub use claims::{CALL_WINDOW, ClaimVerdict, ExistingJob, ExistingMessage, NewCla
 pub use doubts::{Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found};
 pub use durability::Durability;
 pub use error::StoreError;
-pub use handover::{HandedOver, Handover, work_kind};
+pub use handover::{HandedOver, Handover, SecondDelivery};
 pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
 pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, SentOutcome, Settlement, SingleOutcome};
 pub use parts::{

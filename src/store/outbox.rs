@@ -12,9 +12,9 @@ pub struct OutboxEvent {
     pub job: JobId,
     /// Its stable id.
     pub event_id: String,
-    /// `<job type>.<outcome>`.
+    /// The job's type and the outcome, with a dot between.
     pub routing_key: String,
-    /// The CloudEvent, encoded.
+    /// The event as JSON.
     pub body: Vec<u8>,
     /// The queue of the producer that wants a copy.
     pub reply_to: Option<String>,

@@ -1,6 +1,7 @@
 //! Claims of single calls whose job the table owns: a scheduled send, a retry, a message that reconciliation found
 //! missing.
 
+use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
 use super::{
@@ -120,24 +121,8 @@ impl Store {
             }
         }
         if let Some(revocation) = row.revoke_id.or(row.tombstone) {
-            sqlx::query!(
-                "UPDATE messages SET state = 5, revoke_id = $3 WHERE job_id = $1 AND created_at = $2 AND idx = 0",
-                unit.job.as_str(),
-                unit.created_at,
-                revocation,
-            )
-            .execute(&mut *tx)
-            .await
-            .map_err(|error| StoreError::query("cancel a single", error))?;
-            self.put_event(
-                &mut tx,
-                &cancelled(&super::claims::parse_id(&revocation)?, &row.to_account),
-            )
-            .await?;
-            advance(&mut tx, unit, PartNext::End).await?;
-            tx.commit()
-                .await
-                .map_err(|error| StoreError::query("commit a cancellation", error))?;
+            let event = cancelled(&super::claims::parse_id(&revocation)?, &row.to_account);
+            self.cancel_single(tx, unit, &revocation, &event).await?;
             return Ok(SingleClaim::Cancelled);
         }
         let pair = match (row.seq, row.random) {
@@ -175,6 +160,29 @@ impl Store {
             attempt: attempts + 1,
             generation: row.generation,
         })
+    }
+
+    async fn cancel_single(
+        &self,
+        mut tx: Transaction<'static, Postgres>,
+        unit: &WorkUnit,
+        revocation: &str,
+        event: &OutboxEvent,
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "UPDATE messages SET state = 5, revoke_id = $3 WHERE job_id = $1 AND created_at = $2 AND idx = 0",
+            unit.job.as_str(),
+            unit.created_at,
+            revocation,
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(|error| StoreError::query("cancel a single", error))?;
+        self.put_event(&mut tx, event).await?;
+        advance(&mut tx, unit, PartNext::End).await?;
+        tx.commit()
+            .await
+            .map_err(|error| StoreError::query("commit a cancellation", error))
     }
 
     /// Ends the row of a single that ended elsewhere, with its event (whose id is the same as any earlier one's).

@@ -19,7 +19,7 @@ pub enum WorkKind {
     FanOut,
     /// End a long job.
     Close,
-    /// An operation without recipients: mark_read, unread, history.
+    /// An operation without recipients: `mark_read`, `unread`, `history`.
     Operation,
     /// Revoke a message that no record of ours owns.
     RevokeRaw,

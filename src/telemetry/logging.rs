@@ -26,6 +26,7 @@ const CAPS: &[(&str, LevelFilter)] = &[
     ("lapin::returned_messages", LevelFilter::OFF),
     // Logs an error at each clean close; our supervisor reports connections that are lost.
     ("lapin::channels", LevelFilter::OFF),
+    ("lapin::io_loop", LevelFilter::OFF),
     // Prints unknown parameters of the database URL with their values, which may be a misspelled `password`.
     ("sqlx_postgres::options", LevelFilter::OFF),
     // The statement's text without its arguments, where it was slow.

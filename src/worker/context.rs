@@ -71,6 +71,32 @@ impl From<CommitError> for Halt {
     }
 }
 
+/// A call on its way to the budget: what decides its slot.
+#[derive(Clone, Copy)]
+pub(super) struct Errand<'a> {
+    /// The app.
+    pub(super) app: &'a App,
+    /// The command.
+    pub(super) command: Command,
+    /// The lane.
+    pub(super) lane: Lane,
+    /// The group, by which a lane's slots go in turns.
+    pub(super) group: Option<&'a GroupName>,
+    /// Recipients of the call.
+    pub(super) recipients: u32,
+}
+
+impl Errand<'_> {
+    fn request(&self, retry_of: bool) -> SlotRequest {
+        SlotRequest {
+            lane: self.lane,
+            group: self.group.cloned(),
+            recipients: self.recipients,
+            retry_of,
+        }
+    }
+}
+
 /// A call that didn't give its answer.
 #[derive(Debug)]
 pub(super) enum CallFailure {
@@ -89,7 +115,7 @@ pub(crate) struct Context {
     pub(super) publisher: Publisher,
     pub(super) retry: RetryPolicy,
     pub(super) timing: Timing,
-    /// SyncFromOldSystem of an import that counts as unread, and of one that is history.
+    /// `SyncFromOldSystem` of an import that counts as unread, and of one that is history.
     pub(super) import_words: (u8, u8),
     /// Whether a recipient's own failure makes a dead letter.
     pub(super) recipient_letters: bool,
@@ -157,7 +183,7 @@ impl Context {
                     let store = store.clone();
                     async move { store.claim_new(high, &claims).await }
                 },
-                |a, b| a.id == b.id,
+                |item| (item.id.clone(), 0),
             )
         });
         let sent = [true, false].map(|high| {
@@ -167,7 +193,7 @@ impl Context {
                     let store = store.clone();
                     async move { store.record_sent(high, &outcomes).await }
                 },
-                |a, b| a.id == b.id,
+                |item| (item.id.clone(), 0),
             )
         });
         let revoked = {
@@ -180,7 +206,7 @@ impl Context {
                         Ok(vec![(); outcomes.len()])
                     }
                 },
-                |a, b| a.unit.job == b.unit.job && a.unit.part == b.unit.part,
+                |item| (item.unit.job.clone(), item.unit.part),
             )
         };
         Arc::new(Self {
@@ -240,27 +266,14 @@ impl Context {
     }
 
     /// A slot that is due soon; `None` if none came within [`SLOT_PATIENCE`].
-    pub(super) async fn slot(
-        &self,
-        app: &App,
-        command: Command,
-        lane: Lane,
-        group: Option<&GroupName>,
-        recipients: u32,
-    ) -> Option<Slot> {
+    pub(super) async fn slot(&self, errand: Errand<'_>) -> Option<Slot> {
         let asked = Instant::now();
-        let request = SlotRequest {
-            lane,
-            group: group.cloned(),
-            recipients,
-            retry_of: false,
-        };
         let slot = tokio::select! {
-            slot = self.budget.slot(app.key(command), request) => slot,
+            slot = self.budget.slot(errand.app.key(errand.command), errand.request(false)) => slot,
             () = tokio::time::sleep(SLOT_PATIENCE) => return None,
             () = self.draining.cancelled() => return None,
         };
-        self.metrics.budget_wait(lane, asked.elapsed());
+        self.metrics.budget_wait(errand.lane, asked.elapsed());
         Some(slot)
     }
 
@@ -268,10 +281,7 @@ impl Context {
     /// tells budget, gate and metrics what came of it. `deadline` is the claim's: nothing is written after it.
     pub(super) async fn call<T, F, Fut>(
         &self,
-        app: &App,
-        command: Command,
-        lane: Lane,
-        recipients: u32,
+        errand: Errand<'_>,
         mut slot: Slot,
         deadline: Instant,
         make: F,
@@ -280,6 +290,7 @@ impl Context {
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, ImError>>,
     {
+        let Errand { app, command, .. } = errand;
         loop {
             slot.wait_due().await;
             match slot.use_now() {
@@ -289,14 +300,8 @@ impl Context {
                 Err(Forfeited::Early) => return Err(CallFailure::TooLate),
                 Err(_) => {}
             }
-            let request = SlotRequest {
-                lane,
-                group: None,
-                recipients,
-                retry_of: true,
-            };
             let left = deadline.saturating_duration_since(Instant::now());
-            match tokio::time::timeout(left, self.budget.slot(app.key(command), request)).await {
+            match tokio::time::timeout(left, self.budget.slot(app.key(command), errand.request(true))).await {
                 Ok(another) => slot = another,
                 Err(_) => return Err(CallFailure::TooLate),
             }
@@ -391,16 +396,16 @@ impl Context {
                 Closed::Ill => format!("app {app} is paused: the IM service doesn't answer ({reason})"),
             };
             if all {
-                reasons.push(sentence)
+                reasons.push(sentence);
             } else {
-                notes.push(sentence)
+                notes.push(sentence);
             }
         }
         (reasons, notes)
     }
 
     /// How long an app's calls have to wait; `None`: they may be made.
-    pub(super) fn gate_wait(&self, app: &App) -> Option<Duration> {
+    pub(super) fn gate_wait(app: &App) -> Option<Duration> {
         match app.gate.check(Instant::now()) {
             Pass::Go | Pass::Probe => None,
             Pass::Wait(wait) => Some(wait),

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// How long a row is one worker's. Longer than the wait for a slot, the claim's window and a call's time-out together.
-pub(super) const LEASE: Duration = Duration::from_secs(60);
+pub(super) const LEASE: Duration = Duration::from_mins(1);
 /// How often the table is asked when nothing says that something is due: other workers' hand-overs and expired leases.
 const POLL: Duration = Duration::from_millis(250);
 /// Rows that a worker holds at most for one command, app and lane, whatever the limit.
@@ -191,7 +191,8 @@ fn start(ctx: &Arc<Context>, held: &Held, tasks: &TaskTracker, units: Vec<WorkUn
 
 /// Carries one row out. Whatever goes wrong, its lease ends and another worker takes it.
 async fn handle(ctx: &Arc<Context>, unit: &WorkUnit) {
-    guard(ctx, unit, async {
+    // Boxed: the ways of all kinds in one future are some 20 KB.
+    let work = Box::pin(async {
         if unit.takeovers >= MOST_TAKEOVERS {
             tracing::error!(job.id = %unit.job, part = unit.part, takeovers = unit.takeovers, "a job is poison");
             return super::part::end_as(ctx, unit, POISON, "worker after worker died with it in hand").await;
@@ -206,14 +207,13 @@ async fn handle(ctx: &Arc<Context>, unit: &WorkUnit) {
             WorkKind::RevokeRaw => super::revoke::raw(ctx, unit).await,
             WorkKind::Revoke => Ok(()),
         }
-    })
-    .await;
+    });
+    guard(ctx, unit, work).await;
 }
 
 async fn guard(ctx: &Context, unit: &WorkUnit, work: impl Future<Output = Result<(), Halt>>) {
     match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(Ok(())) => {}
-        Ok(Err(Halt::Stopping)) => {}
+        Ok(Ok(()) | Err(Halt::Stopping)) => {}
         Ok(Err(Halt::Store(error))) => {
             tracing::error!(job.id = %unit.job, kind = ?unit.kind, error = &*error as &dyn std::error::Error,
                             "a row of work could not be carried out; it is tried again");
@@ -258,18 +258,14 @@ pub(super) async fn load(ctx: &Context, unit: &WorkUnit) -> Result<Option<Arc<Lo
     } else {
         Some(Job::decode(&body, message_id.as_deref()))
     };
-    match decoded {
-        Some(Ok(job)) => {
-            let loaded = Arc::new(LoadedJob::new(job, properties, total));
-            ctx.cache.put(Arc::clone(&loaded));
-            Ok(Some(loaded))
-        }
-        _ => {
-            tracing::error!(job.id = %id, "a stored job can't be decoded by this version");
-            give_back(ctx, unit, Duration::from_secs(60)).await;
-            Ok(None)
-        }
-    }
+    let Some(Ok(job)) = decoded else {
+        tracing::error!(job.id = %id, "a stored job can't be decoded by this version");
+        give_back(ctx, unit, Duration::from_mins(1)).await;
+        return Ok(None);
+    };
+    let loaded = Arc::new(LoadedJob::new(job, properties, total));
+    ctx.cache.put(Arc::clone(&loaded));
+    Ok(Some(loaded))
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ const TRIP: u32 = 10;
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// The longest pause of an ill host: each probe is one call.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The pause after refused credentials: "too many bad UserSigs: wait a minute" (70050), and a person mends them.
+/// The pause after refused credentials: "too many bad `UserSig`s: wait a minute" (70050), and a person mends them.
 const AUTH_PAUSE: Duration = Duration::from_secs(20);
 /// How long others wait for a probe's outcome.
 const PROBE_WAIT: Duration = Duration::from_millis(500);

@@ -3,11 +3,11 @@
 //! One task takes everything that has gathered while the last statement ran and runs the next with it, so the batch
 //! grows with the load by itself.
 
-use std::{future::Future, sync::Arc};
+use std::{collections::HashSet, future::Future, sync::Arc};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::store::StoreError;
+use crate::{domain::JobId, store::StoreError};
 
 /// The most items of one statement. Beyond some hundred rows a statement's fixed costs no longer show.
 pub(super) const MAX_BATCH: usize = 256;
@@ -18,6 +18,10 @@ pub(super) struct GroupCommit<T, R> {
 }
 
 type Item<T, R> = (T, oneshot::Sender<Result<R, Arc<StoreError>>>);
+type Items<T, R> = Vec<Item<T, R>>;
+
+/// What no two items of a statement may share: a job and an index in it.
+pub(super) type Key = (JobId, i32);
 
 /// Why there is no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -31,9 +35,9 @@ pub(super) enum CommitError {
 }
 
 impl<T: Clone + Send + Sync + 'static, R: Send + 'static> GroupCommit<T, R> {
-    /// Starts the task. `run` writes a batch and answers in its order; `same` tells items that must not share a
-    /// statement: the later one waits for the next.
-    pub(super) fn start<F, Fut>(run: F, same: fn(&T, &T) -> bool) -> Self
+    /// Starts the task. `run` writes a batch and answers in its order; items of one `key` never
+    /// share a statement: the later one waits for the next.
+    pub(super) fn start<F, Fut>(run: F, key: fn(&T) -> Key) -> Self
     where
         F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, StoreError>> + Send,
@@ -50,7 +54,7 @@ impl<T: Clone + Send + Sync + 'static, R: Send + 'static> GroupCommit<T, R> {
                 {
                     waiting.push(item);
                 }
-                let (batch, later) = distinct(std::mem::take(&mut waiting), same);
+                let (batch, later) = distinct(std::mem::take(&mut waiting), key);
                 waiting = later;
                 commit(&run, batch).await;
             }
@@ -70,17 +74,9 @@ impl<T: Clone + Send + Sync + 'static, R: Send + 'static> GroupCommit<T, R> {
 }
 
 /// Splits what may share a statement from what must wait for the next.
-fn distinct<T, R>(items: Vec<Item<T, R>>, same: fn(&T, &T) -> bool) -> (Vec<Item<T, R>>, Vec<Item<T, R>>) {
-    let mut batch: Vec<Item<T, R>> = Vec::with_capacity(items.len());
-    let mut later = Vec::new();
-    for item in items {
-        if batch.iter().any(|(other, _)| same(other, &item.0)) {
-            later.push(item);
-        } else {
-            batch.push(item);
-        }
-    }
-    (batch, later)
+fn distinct<T, R>(items: Items<T, R>, key: fn(&T) -> Key) -> (Items<T, R>, Items<T, R>) {
+    let mut keys = HashSet::with_capacity(items.len());
+    items.into_iter().partition(|(item, _)| keys.insert(key(item)))
 }
 
 /// Writes a batch. One row with bad data fails the whole statement, so then each is written alone and only the
@@ -150,11 +146,16 @@ where
 mod tests {
     use super::*;
 
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature is that of larger items")]
+    fn key(item: &u32) -> Key {
+        (JobId::parse(item.to_string()).unwrap(), 0)
+    }
+
     #[tokio::test]
     async fn everything_that_waits_is_written_together_and_answered_in_order() {
         let commit = GroupCommit::start(
             |items: Vec<u32>| async move { Ok(items.iter().map(|n| n * 2).collect()) },
-            |a, b| a == b,
+            key,
         );
         let answers = futures::future::join_all((0..600).map(|n| commit.submit(n))).await;
         for (n, answer) in answers.into_iter().enumerate() {
@@ -172,7 +173,7 @@ mod tests {
                 assert_eq!(seen.len(), items.len());
                 Ok(items)
             },
-            |a, b| a == b,
+            key,
         );
         let answers = futures::future::join_all((0..50).map(|_| commit.submit(7))).await;
         assert!(answers.into_iter().all(|answer| answer.unwrap() == 7));
@@ -188,7 +189,7 @@ mod tests {
                     Ok(items)
                 }
             },
-            |a, b| a == b,
+            key,
         );
         let answers = futures::future::join_all((0..10).map(|n| commit.submit(n))).await;
         for (n, answer) in answers.into_iter().enumerate() {

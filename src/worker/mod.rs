@@ -40,7 +40,7 @@ const PULSE: Duration = Duration::from_millis(500);
 /// How often the counts of the table are taken; each is bounded, but not free.
 const COUNT_EVERY: u32 = 10;
 /// How often partitions are made ahead: they reach four weeks.
-const PARTITIONS_EVERY: Duration = Duration::from_secs(6 * 3600);
+const PARTITIONS_EVERY: Duration = Duration::from_hours(6);
 
 /// A worker that has been started.
 pub(crate) struct Worker {

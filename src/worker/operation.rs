@@ -1,4 +1,4 @@
-//! Operations without recipients: mark_read, unread, history. They only read, or may be repeated without harm, so a
+//! Operations without recipients: `mark_read`, `unread`, `history`. They only read, or may be repeated without harm, so a
 //! crash begins them again.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
 use super::{
     app::App,
     cache::LoadedJob,
-    context::{CallFailure, Context, Halt},
+    context::{CallFailure, Context, Errand, Halt},
     due::{LEASE, give_back, load},
     events::Facts,
     judge::{Judgement, needs_letter},
@@ -140,7 +140,7 @@ impl Run<'_> {
                 self.history(query, limit.map_or(usize::MAX, |limit| limit as usize))
                     .await
             }
-            _ => Err(Stopped::Later(Duration::from_secs(60))),
+            _ => Err(Stopped::Later(Duration::from_mins(1))),
         }
     }
 
@@ -150,17 +150,24 @@ impl Run<'_> {
         Fut: Future<Output = Result<T, ImError>>,
     {
         let Self { ctx, unit, app, .. } = self;
-        if let Some(wait) = ctx.gate_wait(app) {
+        if let Some(wait) = Context::gate_wait(app) {
             return Err(Stopped::Later(wait));
         }
-        let Some(slot) = ctx.slot(app, command, unit.lane, unit.group.as_ref(), 1).await else {
+        let errand = Errand {
+            app,
+            command,
+            lane: unit.lane,
+            group: unit.group.as_ref(),
+            recipients: 1,
+        };
+        let Some(slot) = ctx.slot(errand).await else {
             return Err(Stopped::Later(Duration::ZERO));
         };
         if ctx.stopping.is_cancelled() {
             return Err(Stopped::Halt(Halt::Stopping));
         }
         let deadline = Instant::now() + LEASE / 4;
-        ctx.call(app, command, unit.lane, 1, slot, deadline, make)
+        ctx.call(errand, slot, deadline, make)
             .await
             .map_err(|failure| match failure {
                 CallFailure::TooLate => Stopped::Later(Duration::ZERO),

@@ -30,12 +30,12 @@ pub(super) fn derive(
     }
     hash.update(part.to_be_bytes());
     hash.update(generation.to_be_bytes());
-    let bytes: [u8; 32] = hash.finalize().into();
-    let [a, b, c, d, e, f, g, h, ..] = bytes;
+    let hash: [u8; 32] = hash.finalize().into();
+    let word = |at: usize| u32::from_be_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]);
     let own_random = message.random.filter(|_| part == 0 && generation == 0);
     CallPair {
-        seq: message.seq.unwrap_or(u32::from_be_bytes([a, b, c, d])),
-        random: own_random.unwrap_or(u32::from_be_bytes([e, f, g, h])),
+        seq: message.seq.unwrap_or(word(0)),
+        random: own_random.unwrap_or(word(4)),
     }
 }
 

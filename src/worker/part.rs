@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     app::App,
     cache::LoadedJob,
-    context::{CallFailure, Context, Halt},
+    context::{CallFailure, Context, Errand, Halt},
     due::{give_back, load},
     events::{About, Facts, all_failed},
     judge::{EXHAUSTED, FIRST_LOOK, Judgement, is_recipients_own, needs_letter},
@@ -57,7 +57,7 @@ pub(super) async fn deliver(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), H
         return Ok(());
     };
     let Task::BatchSend { from, message, .. } = &loaded.job.task else {
-        give_back(ctx, unit, Duration::from_secs(60)).await;
+        give_back(ctx, unit, Duration::from_mins(1)).await;
         return Ok(());
     };
     let from = from.as_ref().unwrap_or(app.admin()).clone();
@@ -98,15 +98,18 @@ impl Part<'_> {
             return Ok(());
         }
         let _permit = ctx.permit(unit.lane).await?;
-        if let Some(wait) = ctx.gate_wait(app) {
+        if let Some(wait) = Context::gate_wait(app) {
             give_back(ctx, unit, wait).await;
             return Ok(());
         }
-        let size = self.size();
-        let Some(slot) = ctx
-            .slot(app, Command::BatchSendMsg, unit.lane, unit.group.as_ref(), size)
-            .await
-        else {
+        let errand = Errand {
+            app,
+            command: Command::BatchSendMsg,
+            lane: unit.lane,
+            group: unit.group.as_ref(),
+            recipients: self.size(),
+        };
+        let Some(slot) = ctx.slot(errand).await else {
             give_back(ctx, unit, Duration::ZERO).await;
             return Ok(());
         };
@@ -156,9 +159,7 @@ impl Part<'_> {
         let body = encode_batch(Some(&self.from), &to, self.message, pair);
         super::fault::point("part.call.before").await;
         let result = ctx
-            .call(app, Command::BatchSendMsg, unit.lane, size, slot, deadline, || {
-                app.client.batch_send(body, Some(deadline))
-            })
+            .call(errand, slot, deadline, || app.client.batch_send(body, Some(deadline)))
             .await;
         super::fault::point("part.call.after").await;
         let outcome = match result {
@@ -444,7 +445,7 @@ pub(super) async fn end_as(ctx: &Arc<Context>, unit: &WorkUnit, code: &str, mess
     };
     if unit.command == Command::GetRoamMsg {
         // A doubt isn't failed unasked: it goes on, later.
-        give_back(ctx, unit, Duration::from_secs(60)).await;
+        give_back(ctx, unit, Duration::from_mins(1)).await;
         return Ok(());
     }
     debug_assert!(!is_recipients_own(code));

@@ -13,7 +13,7 @@ use futures::{StreamExt as _, stream};
 use super::{
     app::App,
     cache::LoadedJob,
-    context::{CallFailure, Context, Halt},
+    context::{CallFailure, Context, Errand, Halt},
     due::{LEASE, give_back, load},
     events::{Facts, all_failed, single_call},
     judge::{EXHAUSTED, OUTCOME_UNKNOWN, needs_letter, spread},
@@ -37,11 +37,11 @@ use crate::{
 /// margin (design: before 110 s).
 const REPEAT_UNTIL: Duration = Duration::from_secs(105);
 /// After that, counted from the last call, the history lists what was accepted (design: lag of at most 3 minutes).
-const LISTED_AFTER: Duration = Duration::from_secs(180);
+const LISTED_AFTER: Duration = Duration::from_mins(3);
 /// Around the call's time the history is asked this much wider: clocks differ.
-const CLOCKS: Duration = Duration::from_secs(600);
+const CLOCKS: Duration = Duration::from_mins(10);
 /// The shortest roaming retention of any edition: beyond it an absence says nothing.
-const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);
+const RETENTION: Duration = Duration::from_hours(7 * 24);
 /// Members of a batch call that are looked up side by side.
 const LOOKS_AT_ONCE: usize = 16;
 
@@ -104,7 +104,7 @@ pub(super) async fn run(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), Halt>
                 command: deliver_by,
                 after: Duration::ZERO,
             },
-            ..inquiry.verdict()
+            ..open_verdict()
         };
         return inquiry.settle(verdict).await;
     }
@@ -126,7 +126,7 @@ impl Inquiry<'_> {
                 .cannot_tell(&self.open(), "the call is older than what the history keeps")
                 .await;
         }
-        if let Some(wait) = ctx.gate_wait(app) {
+        if let Some(wait) = Context::gate_wait(app) {
             give_back(ctx, unit, wait).await;
             return Ok(());
         }
@@ -198,18 +198,22 @@ impl Inquiry<'_> {
             max_time: now.saturating_add_unsigned(CLOCKS.as_secs()).max(0) as u64,
             max_count: MAX_PAGE,
         };
+        let errand = Errand {
+            app,
+            command: Command::GetRoamMsg,
+            lane: unit.lane,
+            group: unit.group.as_ref(),
+            recipients: 1,
+        };
         let mut walk = HistoryWalk::new(query);
         while walk.will_call() {
-            let Some(slot) = ctx
-                .slot(app, Command::GetRoamMsg, unit.lane, unit.group.as_ref(), 1)
-                .await
-            else {
+            let Some(slot) = ctx.slot(errand).await else {
                 return Ok(Err(stalled()));
             };
             // Each page has a slot of its own; the walk makes at most one call for it.
             let deadline = std::time::Instant::now() + LEASE / 2;
             let page = ctx
-                .call(app, Command::GetRoamMsg, unit.lane, 1, slot, deadline, || async {
+                .call(errand, slot, deadline, || async {
                     walk.next_page(&app.client).await.transpose()
                 })
                 .await;
@@ -285,7 +289,7 @@ impl Inquiry<'_> {
                 Sight::Later(after) => later = later.max(Some(*after)),
             }
         }
-        let mut verdict = self.verdict();
+        let mut verdict = open_verdict();
         if !found.is_empty() {
             ctx.metrics.operation(Operation::ReconcileFound);
             ctx.metrics
@@ -396,7 +400,7 @@ impl Inquiry<'_> {
     }
 
     async fn cannot_tell(&self, members: &[&DoubtfulMember], reason: &str) -> Result<(), Halt> {
-        self.cannot_tell_rest(self.verdict(), members, reason).await
+        self.cannot_tell_rest(open_verdict(), members, reason).await
     }
 
     /// The history can't tell: `on_unknown` decides.
@@ -451,20 +455,6 @@ impl Inquiry<'_> {
             }
         }
         self.settle(verdict).await
-    }
-
-    fn verdict(&self) -> DoubtVerdict {
-        DoubtVerdict {
-            found: Vec::new(),
-            ended: Vec::new(),
-            cancelled_by: None,
-            resend: Vec::new(),
-            next: DoubtNext::End,
-            job_error: None,
-            note: None,
-            events: Vec::new(),
-            letter: None,
-        }
     }
 
     fn note(&self, code: &str, message: &str) -> AttemptNote {
@@ -595,6 +585,21 @@ impl Inquiry<'_> {
         ctx.outbox.notify_one();
         ctx.due.notify_one();
         Ok(())
+    }
+}
+
+/// A verdict that decides nothing yet.
+const fn open_verdict() -> DoubtVerdict {
+    DoubtVerdict {
+        found: Vec::new(),
+        ended: Vec::new(),
+        cancelled_by: None,
+        resend: Vec::new(),
+        next: DoubtNext::End,
+        job_error: None,
+        note: None,
+        events: Vec::new(),
+        letter: None,
     }
 }
 

@@ -1,4 +1,4 @@
-//! Revoking: the fan-out of a tombstone, and one admin_msgwithdraw call for each message that it covers.
+//! Revoking: the fan-out of a tombstone, and one `admin_msgwithdraw` call for each message that it covers.
 
 use std::{
     sync::Arc,
@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     app::App,
-    context::{CallFailure, Context, Halt},
+    context::{CallFailure, Context, Errand, Halt},
     due::{LEASE, give_back},
     events::{About, Facts, all_failed},
     judge::Judgement,
@@ -24,8 +24,8 @@ use crate::{
 enum End {
     /// Revoked, now or before.
     Revoked,
-    /// It can't be: the word.
-    Failed(String),
+    /// It can't be: word and sentence.
+    Failed(String, String),
     /// Later.
     Retry { after: Duration, counts: bool },
 }
@@ -47,7 +47,7 @@ pub(super) async fn one(ctx: &Arc<Context>, message: RevocableMessage) -> Result
     }
     let error = match end {
         End::Revoked => None,
-        End::Failed(word) => Some(word),
+        End::Failed(word, sentence) => Some((word, sentence)),
         End::Retry { after, counts } => {
             return ctx
                 .persist(|| ctx.store.postpone(unit, Command::MsgWithdraw, after, counts))
@@ -70,12 +70,12 @@ pub(super) async fn one(ctx: &Arc<Context>, message: RevocableMessage) -> Result
         &call,
         &message.to,
         message.keys.first().cloned(),
-        error.as_deref(),
+        error.as_ref(),
         &message.revocation,
     );
     let outcome = RevokeOutcome {
         unit: unit.clone(),
-        error: error.clone(),
+        error: error.as_ref().map(as_recorded),
         event,
     };
     ctx.insist(|| ctx.revoked.submit(outcome.clone())).await?;
@@ -100,7 +100,7 @@ pub(super) async fn raw(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), Halt>
     let _permit = ctx.permit(unit.lane).await?;
     let error = match withdraw(ctx, app, unit, &message.from, &message.to, &message.msg_key).await? {
         End::Revoked => None,
-        End::Failed(word) => Some(word),
+        End::Failed(word, sentence) => Some((word, sentence)),
         End::Retry { after, counts } => {
             return ctx
                 .persist(|| ctx.store.postpone(unit, Command::MsgWithdraw, after, counts))
@@ -118,9 +118,13 @@ pub(super) async fn raw(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), Halt>
         correlation_id: message.correlation_id.clone(),
     };
     let key = Some(message.msg_key.clone());
-    let event = ended(ctx, &about, "revoke", &message.to, key, error.as_deref(), &unit.job);
-    ctx.persist(|| ctx.store.record_raw_revoked(unit, &message, error.as_deref(), &event))
-        .await?;
+    let event = ended(ctx, &about, "revoke", &message.to, key, error.as_ref(), &unit.job);
+    let recorded = error.as_ref().map(as_recorded);
+    ctx.persist(|| {
+        ctx.store
+            .record_raw_revoked(unit, &message, recorded.as_deref(), &event)
+    })
+    .await?;
     let counted = if error.is_none() {
         Outcome::Revoked
     } else {
@@ -131,13 +135,18 @@ pub(super) async fn raw(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), Halt>
     Ok(())
 }
 
+/// A failure as the records keep it: `<word>: <sentence>`, which `status` takes apart again.
+fn as_recorded((word, sentence): &(String, String)) -> String {
+    format!("{word}: {sentence}")
+}
+
 fn ended(
     ctx: &Context,
     about: &About,
     call: &str,
     to: &AccountId,
     msg_key: Option<String>,
-    error: Option<&str>,
+    error: Option<&(String, String)>,
     revocation: &JobId,
 ) -> OutboxEvent {
     let outcome = if error.is_none() {
@@ -149,14 +158,14 @@ fn ended(
         to: Some(to.clone()),
         msg_key,
         attempts: 1,
-        error: error.map(|word| (word.to_owned(), "the IM service didn't revoke the message".to_owned())),
+        error: error.cloned(),
         revocation: Some(revocation.clone()),
         ..Facts::default()
     };
     ctx.events.build(about, call, outcome, facts)
 }
 
-/// One call of admin_msgwithdraw, which may be repeated without harm.
+/// One call of `admin_msgwithdraw`, which may be repeated without harm.
 async fn withdraw(
     ctx: &Arc<Context>,
     app: &App,
@@ -166,15 +175,22 @@ async fn withdraw(
     key: &str,
 ) -> Result<End, Halt> {
     let Ok(key) = MsgKey::parse(key) else {
-        return Ok(End::Failed("im-90054".to_owned()));
+        return Ok(End::Failed("im-90054".to_owned(), "MsgKey malformed".to_owned()));
     };
-    if let Some(wait) = ctx.gate_wait(app) {
+    if let Some(wait) = Context::gate_wait(app) {
         return Ok(End::Retry {
             after: wait,
             counts: false,
         });
     }
-    let Some(slot) = ctx.slot(app, Command::MsgWithdraw, unit.lane, None, 1).await else {
+    let errand = Errand {
+        app,
+        command: Command::MsgWithdraw,
+        lane: unit.lane,
+        group: None,
+        recipients: 1,
+    };
+    let Some(slot) = ctx.slot(errand).await else {
         return Ok(End::Retry {
             after: Duration::ZERO,
             counts: false,
@@ -186,7 +202,7 @@ async fn withdraw(
     let deadline = Instant::now() + LEASE / 4;
     super::fault::point("revoke.call.before").await;
     let result = ctx
-        .call(app, Command::MsgWithdraw, unit.lane, 1, slot, deadline, || {
+        .call(errand, slot, deadline, || {
             app.client.revoke(from, to, &key, Some(deadline))
         })
         .await;
@@ -205,7 +221,7 @@ async fn withdraw(
                 after: Duration::from_secs(1),
                 counts: true,
             },
-            Judgement::Fail { code, .. } => End::Failed(code),
+            Judgement::Fail { code, message, .. } => End::Failed(code, message),
         },
     })
 }

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     app::App,
-    context::{CallFailure, Context, Halt},
+    context::{CallFailure, Context, Errand, Halt},
     delivery::{Fault, Verdict, conflict, hand_over, parcel, replay, replay_of},
     events::{About, Facts, single_call},
     judge::{FIRST_LOOK, Judgement, needs_letter},
@@ -29,7 +29,7 @@ use crate::{
     im::{ENCODER_VERSION, ImError, Pair, encode_import, encode_send},
     store::{
         AttemptNote, CALL_WINDOW, CallPair, ClaimVerdict, ExistingJob, ExistingMessage, Holder, NewClaim, OutboxEvent,
-        Recorded, SentOutcome, Settlement, SingleOutcome,
+        Recorded, SecondDelivery, SentOutcome, Settlement, SingleOutcome,
     },
 };
 
@@ -93,6 +93,22 @@ impl<'a> Single<'a> {
         }
     }
 
+    /// What decides its slot.
+    pub(super) const fn errand<'e>(
+        &self,
+        app: &'e App,
+        lane: crate::domain::Lane,
+        group: Option<&'e crate::domain::GroupName>,
+    ) -> Errand<'e> {
+        Errand {
+            app,
+            command: self.command,
+            lane,
+            group,
+            recipients: 1,
+        }
+    }
+
     /// Makes the call with a slot.
     pub(super) async fn call(
         &self,
@@ -103,11 +119,12 @@ impl<'a> Single<'a> {
         pair: CallPair,
         deadline: Instant,
     ) -> Result<Accepted, CallFailure> {
+        let errand = self.errand(app, lane, None);
         let pair = Pair {
             seq: pair.seq,
             random: pair.random,
         };
-        ctx.call(app, self.command, lane, 1, slot, deadline, || async move {
+        ctx.call(errand, slot, deadline, || async move {
             match self.import {
                 None => {
                     let body = encode_send(Some(&self.from), self.to, self.message, pair);
@@ -167,13 +184,10 @@ pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) 
         return hand_over(ctx, delivery, job, Duration::ZERO).await;
     };
     let _permit = ctx.permit(delivery.lane).await?;
-    if let Some(wait) = ctx.gate_wait(app) {
+    if let Some(wait) = Context::gate_wait(app) {
         return hand_over(ctx, delivery, job, wait).await;
     }
-    let Some(slot) = ctx
-        .slot(app, single.command, delivery.lane, job.group.as_ref(), 1)
-        .await
-    else {
+    let Some(slot) = ctx.slot(single.errand(app, delivery.lane, job.group.as_ref())).await else {
         if ctx.draining.is_cancelled() {
             return Ok(Verdict::Leave);
         }
@@ -227,14 +241,14 @@ pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) 
             let event = ctx.events.build(&about(), &single_call(0), Outcome::Expired, facts());
             return finish(ctx, job, Outcome::Expired, &event).await;
         }
-        ClaimVerdict::Existing(existing) => match own_claim(&existing, token) {
-            // Its COMMIT had succeeded and only the answer was lost.
-            Some(created_at) => created_at,
-            None => {
+        ClaimVerdict::Existing(existing) => {
+            // Its COMMIT may have succeeded and only the answer been lost.
+            let Some(created_at) = own_claim(&existing, token) else {
                 drop(slot);
                 return existing_job(ctx, delivery, job, &single, *existing).await;
-            }
-        },
+            };
+            created_at
+        }
     };
     Claimed {
         ctx,
@@ -554,18 +568,15 @@ pub(super) async fn hand_over_live(ctx: &Context, delivery: &Delivery, job: &Job
     } else {
         ctx.timing.quiet()
     };
-    ctx.persist(|| {
-        ctx.store.hand_over_live(
-            &job.id,
-            existing.created_at,
-            delivery.lane,
-            &job.app,
-            job.group.as_ref(),
-            &parcel,
-            after,
-        )
-    })
-    .await?;
+    let second = SecondDelivery {
+        id: &job.id,
+        created_at: existing.created_at,
+        lane: delivery.lane,
+        app: &job.app,
+        group: job.group.as_ref(),
+        parcel: &parcel,
+    };
+    ctx.persist(|| ctx.store.hand_over_live(&second, after)).await?;
     ctx.due.notify_one();
     Ok(Verdict::Ack)
 }

@@ -16,7 +16,7 @@ use super::{
     events::{About, Facts, single_call},
     judge::{FIRST_LOOK, Judgement, needs_letter},
     pair,
-    single::{Single, about, end_outcome, note},
+    single::{Accepted, Single, about, end_outcome, note},
 };
 use crate::{
     domain::{AccountId, Command, JobId, MessageState, event::Outcome},
@@ -45,7 +45,7 @@ pub(super) async fn deliver(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), H
         return Ok(());
     };
     let Some(single) = Single::of(&loaded.job, app) else {
-        give_back(ctx, unit, Duration::from_secs(60)).await;
+        give_back(ctx, unit, Duration::from_mins(1)).await;
         return Ok(());
     };
     Due {
@@ -72,11 +72,11 @@ impl Due<'_> {
             return self.expire().await;
         }
         let _permit = ctx.permit(unit.lane).await?;
-        if let Some(wait) = ctx.gate_wait(app) {
+        if let Some(wait) = Context::gate_wait(app) {
             give_back(ctx, unit, wait).await;
             return Ok(());
         }
-        let Some(slot) = ctx.slot(app, single.command, unit.lane, unit.group.as_ref(), 1).await else {
+        let Some(slot) = ctx.slot(single.errand(app, unit.lane, unit.group.as_ref())).await else {
             give_back(ctx, unit, Duration::ZERO).await;
             return Ok(());
         };
@@ -120,6 +120,19 @@ impl Due<'_> {
         super::fault::point("due.call.before").await;
         let result = single.call(ctx, app, unit.lane, slot, pair, deadline).await;
         super::fault::point("due.call.after").await;
+        let settlement = self.judged(token, attempt, generation, result);
+        self.settle(&settlement).await
+    }
+
+    /// What a call's result writes.
+    fn judged(&self, token: Uuid, attempt: u32, generation: i32, result: Result<Accepted, CallFailure>) -> Settlement {
+        let Self {
+            ctx,
+            unit,
+            loaded,
+            app,
+            single,
+        } = self;
         let mut settlement = self.settlement(Some(token));
         let counted = unit.attempts + 1;
         match result {
@@ -163,7 +176,7 @@ impl Due<'_> {
                 }
             },
         }
-        self.settle(&settlement).await
+        settlement
     }
 
     /// Adds the event, and where it is due the letter, of a failure.
