@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, ValueHint};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -108,7 +108,7 @@ pub(super) struct SimulateArgs {
     /// What every call takes at least
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = humantime::parse_duration)]
     latency: Duration,
-    /// A fault rule, repeatable, such as sendmsg:cut_after=0.02 (the grammar is in --help)
+    /// A fault rule, repeatable, such as `sendmsg:cut_after=0.02` (the grammar is in --help)
     #[arg(long, value_name = "RULE", long_help = FAULT_HELP)]
     fault: Vec<FaultRule>,
     /// The seed by which faults are drawn
@@ -171,7 +171,13 @@ fn read_secret(file: &Path) -> anyhow::Result<SecretString> {
 impl SimulateArgs {
     fn options(self) -> anyhow::Result<SimulatorOptions> {
         let secret = match (self.secret_key, &self.secret_key_file) {
-            (Some(secret), _) => secret,
+            (Some(secret), _) => {
+                anyhow::ensure!(
+                    !secret.expose_secret().is_empty(),
+                    "--secret-key or IM_SECRET_KEY is empty"
+                );
+                secret
+            }
             (None, Some(file)) => read_secret(file)?,
             (None, None) => {
                 tracing::info!("no secret key is set: UserSigs are checked with the key of the public sample");
