@@ -19,7 +19,7 @@ use im_dispatcher::{
     simulator::{SAMPLE_SDK_APP_ID, SAMPLE_SECRET},
 };
 
-/// Clock ticks a second in /proc: USER_HZ, 100 on every Linux that Rust supports.
+/// Clock ticks a second in /proc: `USER_HZ`, 100 on every Linux that Rust supports.
 const TICKS: f64 = 100.0;
 /// The most calls of one run: each is a message that the simulator keeps in memory.
 const MAX_CALLS: u64 = 5_000_000;
