@@ -19,7 +19,7 @@ use im_dispatcher::{
     simulator::{SAMPLE_SDK_APP_ID, SAMPLE_SECRET},
 };
 
-/// Clock ticks a second in /proc: USER_HZ, 100 on every Linux that Rust supports.
+/// Clock ticks a second in /proc: `USER_HZ`, 100 on every Linux that Rust supports.
 const TICKS: f64 = 100.0;
 /// The most calls of one run: each is a message that the simulator keeps in memory.
 const MAX_CALLS: u64 = 5_000_000;
@@ -51,10 +51,7 @@ fn drive(address: &str, head: &str, connection: u64, calls: u64, pipeline: u64) 
         let burst = pipeline.min(calls - sent);
         for number in sent..sent + burst {
             // 10,000 recipients over all connections, and another random for each call.
-            let (to, random) = (
-                (connection * 1_000_003 + number) % 10_000,
-                connection * 100_000_000 + number,
-            );
+            let (to, random) = ((connection * 1_000_003 + number) % 10_000, connection * calls + number);
             let json = format!(
                 r#"{{"From_Account":"sender","To_Account":"user_{to}","MsgSeq":7,"MsgRandom":{random},"MsgBody":[{{"MsgType":"TIMTextElem","MsgContent":{{"Text":"Your parcel {random} is on its way"}}}}]}}"#
             );
@@ -131,7 +128,7 @@ fn main() -> anyhow::Result<()> {
         "connections": connections,
         "pipeline": pipeline,
         "seconds": seconds,
-        "simulator_cpu_seconds": cpu,
+        "simulator_cpu_seconds": (cpu * TICKS).round() / TICKS,
         "calls_per_second": (calls as f64 / seconds).round(),
         "calls_per_second_per_core": (calls as f64 / cpu).round(),
     });

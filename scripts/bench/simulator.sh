@@ -18,7 +18,7 @@ bench() {
       # A fresh one each time: a million kept messages would be another machine.
       rm -f "$directory/url"
       env -u IM_SDK_APP_ID -u IM_ADMIN_ACCOUNT -u IM_SECRET_KEY -u IM_SECRET_KEY_FILE RUST_LOG=warn \
-        "$repo/target/release/im-dispatcher" simulate --listen 127.0.0.1:0 --url-file "$directory/url" \
+        "$repo/target/release/im-dispatcher" simulate --listen 127.0.0.1:0 --url-file "$directory/url" --report-file "$directory/report" \
         --threads "$threads" --rate-limit 0 --batch-recipients-per-minute 0 &
       pid=$!
       remember "$directory/pid" "$pid"
@@ -28,6 +28,9 @@ bench() {
       row=$("$repo/target/release/examples/simload" "$url" "$pid" "$calls" $shape)
       signal "$directory/pid" TERM
       wait "$pid"
+      # What was answered must be what was carried out: a figure of refused calls would say nothing.
+      [ "$(field calls "$row")" = "$(sed -n 's/^  "delivered": \([0-9]*\),$/\1/p' "$directory/report")" ] ||
+        die "the simulator didn't accept every call"
       rows+=("{\"threads\": $threads, ${row#\{}")
       # shellcheck disable=SC2086
       printf '%-8s %-12s %-9s %12s %12s %15s\n' "$threads" $shape "$(field calls_per_second "$row")" \

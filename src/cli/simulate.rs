@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{Args, ValueHint};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -171,7 +171,13 @@ fn read_secret(file: &Path) -> anyhow::Result<SecretString> {
 impl SimulateArgs {
     fn options(self) -> anyhow::Result<SimulatorOptions> {
         let secret = match (self.secret_key, &self.secret_key_file) {
-            (Some(secret), _) => secret,
+            (Some(secret), _) => {
+                anyhow::ensure!(
+                    !secret.expose_secret().is_empty(),
+                    "--secret-key or IM_SECRET_KEY is empty"
+                );
+                secret
+            }
             (None, Some(file)) => read_secret(file)?,
             (None, None) => {
                 tracing::info!("no secret key is set: UserSigs are checked with the key of the public sample");
