@@ -9,7 +9,6 @@ mod process;
 mod relay;
 mod services;
 mod wait;
-#[expect(dead_code, reason = "until the first test of the worker")]
 mod worker;
 mod world;
 

@@ -50,6 +50,13 @@ impl Relay {
         }
     }
 
+    /// A relay to the service of a URL that names its port.
+    pub(crate) async fn in_front_of(url: &str) -> Self {
+        let (_, rest) = url.split_once("://").expect("a URL");
+        let authority = rest.split(['/', '?']).next().unwrap_or_default();
+        Self::start(authority.rsplit('@').next().unwrap_or_default()).await
+    }
+
     /// Where it listens.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address

@@ -1,0 +1,71 @@
+//! A worker from its start to its end, with a service away in between.
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::{Relay, Worker, World, eventually};
+
+/// A bound for what takes a second.
+const SOON: Duration = Duration::from_mins(1);
+
+#[tokio::test]
+async fn a_job_is_sent_recorded_and_told_of_and_a_worker_that_is_asked_to_end_exits_with_0() {
+    let world = World::new().await;
+    let worker = Worker::start(&world).await;
+    let events = world.broker.tap_events("send.*").await;
+    let job = json!({"type": "send", "id": "one", "from": "shop", "to": "alice", "message": {"text": "hello"}});
+    world.broker.publish("high", &job).await;
+
+    let status = eventually(SOON, "the record says sent", || async {
+        world
+            .status_json("one")
+            .await
+            .filter(|status| status["state"] == "sent")
+    })
+    .await;
+    let accepted = world.simulator.messages_to("alice");
+    assert_eq!(accepted.len(), 1);
+    assert_eq!(
+        (accepted[0].sender.as_str(), accepted[0].text.as_str()),
+        ("shop", "hello")
+    );
+    assert_eq!(status["messages"][0]["msg_key"], accepted[0].key.as_str());
+    let event = &events
+        .wait_for(1, SOON, "its event", |event| event["subject"] == "one")
+        .await[0];
+    assert_eq!(
+        (&event["type"], &event["data"]["msg_key"]),
+        (&json!("im.message.sent"), &json!(accepted[0].key))
+    );
+    assert_eq!(worker.metric("im_dispatcher_ready").await, Some(1.0));
+
+    assert_eq!(worker.stop().await.code(), Some(0));
+    eventually(SOON, "the queue is empty", || async {
+        (world.broker.depth("jobs.high").await == Some(0)).then_some(())
+    })
+    .await;
+    assert_eq!(world.status_json("another").await, None);
+}
+
+#[tokio::test]
+async fn a_worker_whose_broker_is_cut_off_says_so_and_goes_on_by_itself_when_it_is_back() {
+    let mut world = World::new().await;
+    let relay = Relay::in_front_of(&world.services.amqp_url).await;
+    let url = relay.route(&world.services.amqp_url);
+    world.set("AMQP_URL", url);
+    let mut worker = Worker::start(&world).await;
+
+    relay.cut();
+    worker.until_unready("RabbitMQ", SOON).await;
+    assert!(worker.process.is_running());
+    let job = json!({"type": "send", "id": "meanwhile", "to": "bob", "message": {"text": "hello"}});
+    world.broker.publish("normal", &job).await;
+    relay.restore();
+    worker.until_ready().await;
+    eventually(SOON, "what came meanwhile is sent", || async {
+        (world.simulator.messages_to("bob").len() == 1).then_some(())
+    })
+    .await;
+    assert_eq!(worker.stop().await.code(), Some(0));
+}
