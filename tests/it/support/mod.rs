@@ -12,7 +12,7 @@ mod wait;
 mod worker;
 mod world;
 
-pub(crate) use broker::TestBroker;
+pub(crate) use broker::{Letter, TestBroker};
 pub(crate) use database::TestDatabase;
 pub(crate) use net::free_port;
 pub(crate) use process::Process;

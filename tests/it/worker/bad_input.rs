@@ -55,8 +55,8 @@ fn bad_bodies() -> Vec<(Vec<u8>, &'static str, &'static str)> {
 async fn each_bad_job_is_a_dead_letter_byte_for_byte_with_its_reason() {
     let world = World::new().await;
     let _worker = Worker::start(&world).await;
-    let bad = bad_bodies();
-    for (n, (body, ..)) in bad.iter().enumerate() {
+    let cases = bad_bodies();
+    for (n, (body, ..)) in cases.iter().enumerate() {
         let mut headers = lapin::types::FieldTable::default();
         headers.insert("x-number".into(), AMQPValue::LongInt(n as i32));
         let properties = BasicProperties::default()
@@ -64,15 +64,15 @@ async fn each_bad_job_is_a_dead_letter_byte_for_byte_with_its_reason() {
             .with_content_type("application/json".into());
         world.broker.publish_with("normal", body, properties).await;
     }
-    let letters = world.broker.dead_letters(bad.len(), LONG).await;
-    assert_eq!(letters.len(), bad.len());
+    let letters = world.broker.dead_letters(cases.len(), LONG).await;
+    assert_eq!(letters.len(), cases.len());
     for letter in &letters {
         let headers = letter.properties.headers().as_ref().unwrap();
         let Some(AMQPValue::LongInt(number)) = headers.inner().get("x-number") else {
             panic!("the header is lost")
         };
-        let (body, word, part) = &bad[*number as usize];
-        assert_eq!(&letter.body, body, "letter {number} isn't byte for byte what was sent");
+        let (sent, word, part) = &cases[*number as usize];
+        assert_eq!(&letter.body, sent, "letter {number} isn't byte for byte what was sent");
         assert_eq!(letter.word().as_deref(), Some(*word), "letter {number}");
         let sentence = letter.header("x-im-error").unwrap();
         assert!(
@@ -85,7 +85,11 @@ async fn each_bad_job_is_a_dead_letter_byte_for_byte_with_its_reason() {
             Some(format!("{}.jobs.normal", world.namespace))
         );
         assert_eq!(
-            letter.properties.content_type().as_ref().map(|t| t.as_str()),
+            letter
+                .properties
+                .content_type()
+                .as_ref()
+                .map(lapin::types::ShortString::as_str),
             Some("application/json")
         );
     }
@@ -158,7 +162,7 @@ async fn every_example_job_is_accepted() {
     let letters = world.broker.drain_dead().await;
     let invalid: Vec<_> = letters
         .iter()
-        .filter_map(|letter| letter.word())
+        .filter_map(crate::support::Letter::word)
         .filter(|word| word.starts_with("invalid"))
         .collect();
     assert!(invalid.is_empty(), "{invalid:?}");

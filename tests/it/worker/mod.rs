@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::support::{World, eventually};
 
 /// A bound for what takes seconds on a machine that does much else.
-const LONG: Duration = Duration::from_secs(120);
+const LONG: Duration = Duration::from_mins(2);
 
 /// A plain send.
 fn send(id: &str, to: &str) -> Value {
