@@ -71,9 +71,12 @@ async fn each_bad_job_is_a_dead_letter_byte_for_byte_with_its_reason() {
         let Some(AMQPValue::LongInt(number)) = headers.inner().get("x-number") else {
             panic!("the header is lost")
         };
-        let (sent, word, part) = &cases[*number as usize];
-        assert_eq!(&letter.body, sent, "letter {number} isn't byte for byte what was sent");
-        assert_eq!(letter.word().as_deref(), Some(*word), "letter {number}");
+        let (original, code, part) = &cases[*number as usize];
+        assert_eq!(
+            &letter.body, original,
+            "letter {number} isn't byte for byte what was sent"
+        );
+        assert_eq!(letter.word().as_deref(), Some(*code), "letter {number}");
         let sentence = letter.header("x-im-error").unwrap();
         assert!(
             sentence.contains(part),
