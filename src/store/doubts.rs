@@ -11,7 +11,8 @@ use super::{
     Store, StoreError,
     outbox::{OutboxEvent, OutboxLetter},
     outcomes::AttemptNote,
-    parts::{CallPair, Member, MemberFailure, PartNext, advance, range, want_members_revoked},
+    part_outcomes::{MemberFailure, PartNext, advance, keep_job_error, want_members_revoked},
+    parts::{CallPair, Member, range},
     work::WorkUnit,
 };
 use crate::domain::Command;
@@ -280,7 +281,7 @@ impl Store {
                 .map_err(|error| StoreError::query("release members for a resend", error))?;
             }
             if let Some((code, message)) = &verdict.job_error {
-                super::parts::keep_job_error(&mut tx, unit, code, message).await?;
+                keep_job_error(&mut tx, unit, code, message).await?;
             }
             self.note_attempt(
                 &mut tx,

@@ -1,16 +1,20 @@
 //! Postgres: the records, and the work that the table owns. Returns domain types, never rows; knows no AMQP and no HTTP.
 
 mod claims;
+mod closing;
 mod doubts;
 mod durability;
 mod error;
 mod handover;
 mod outbox;
 mod outcomes;
+mod part_outcomes;
 mod parts;
 mod retry;
 mod revocations;
 mod revoke_status;
+mod revoked;
+mod sent;
 mod singles;
 mod status;
 #[cfg(test)]
@@ -26,17 +30,19 @@ use sqlx::{
 };
 
 pub use claims::{CALL_WINDOW, ClaimVerdict, ExistingJob, ExistingMessage, NewClaim};
+pub use closing::ClosedJob;
 pub use doubts::{Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found};
 pub use durability::Durability;
 pub use error::StoreError;
 pub use handover::{HandedOver, Handover, SecondDelivery};
 pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
-pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, SentOutcome, Settlement, SingleOutcome};
-pub use parts::{
-    CallPair, CancelledMembers, ClosedJob, Member, MemberFailure, PartCall, PartClaim, PartNext, PartOutcome,
-};
+pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, Settlement, SingleOutcome};
+pub use part_outcomes::{MemberFailure, PartNext, PartOutcome};
+pub use parts::{CallPair, CancelledMembers, Member, PartCall, PartClaim};
 pub use retry::RetryFilter;
-pub use revocations::{CancelledByFanOut, NewRevocation, RawMessage, RevocableMessage, RevocationAdded, RevokeOutcome};
+pub use revocations::{CancelledByFanOut, NewRevocation, RevocationAdded};
+pub use revoked::{RawMessage, RevocableMessage, RevokeOutcome};
+pub use sent::SentOutcome;
 pub use singles::{FinalSingle, SingleClaim};
 pub use status::{After, DEFAULT_PAGE, MessagePage};
 pub use work::{Backlog, Room, StoredJob, WorkKind, WorkUnit};

@@ -8,7 +8,8 @@ use super::{
     Store, StoreError,
     claims::message_state,
     outbox::OutboxEvent,
-    parts::{CallPair, PartNext, advance},
+    part_outcomes::{PartNext, advance},
+    parts::CallPair,
     work::WorkUnit,
 };
 use crate::domain::{GroupName, JobId, MessageState};

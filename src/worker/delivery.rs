@@ -282,7 +282,7 @@ pub(super) async fn hand_over(ctx: &Context, delivery: &Delivery, job: &Job, del
         }
         HandedOver::Finished => Verdict::Ack,
         HandedOver::Conflict => Verdict::DeadLetter(conflict()),
-        HandedOver::Live => super::single::hand_over_live(ctx, delivery, job).await?,
+        HandedOver::Live => super::existing::hand_over_live(ctx, delivery, job).await?,
     })
 }
 

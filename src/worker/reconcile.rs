@@ -13,20 +13,21 @@ use futures::{StreamExt as _, stream};
 use super::{
     app::App,
     cache::LoadedJob,
-    context::{CallFailure, Context, Errand, Halt},
-    due::{LEASE, give_back, load},
+    context::{Context, Halt},
+    due::{give_back, load},
     events::{Facts, all_failed, single_call},
     judge::{EXHAUSTED, OUTCOME_UNKNOWN, needs_letter, spread},
-    part::{part_call, time_of},
+    look::Sight,
+    part::part_call,
     single::about,
 };
 use crate::{
     domain::{
-        AccountId, Command, ErrorClass, JobId, MessageState,
+        AccountId, Command, JobId, MessageState,
         event::Outcome,
         job::{OnUnknown, Task},
     },
-    im::{ENCODER_VERSION, HistoryMessage, HistoryQuery, HistoryWalk, ImError, MAX_PAGE},
+    im::ENCODER_VERSION,
     store::{
         AttemptNote, Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found, MemberFailure, OutboxLetter, WorkUnit,
     },
@@ -38,34 +39,19 @@ use crate::{
 const REPEAT_UNTIL: Duration = Duration::from_secs(105);
 /// After that, counted from the last call, the history lists what was accepted (design: lag of at most 3 minutes).
 const LISTED_AFTER: Duration = Duration::from_mins(3);
-/// Around the call's time the history is asked this much wider: clocks differ.
-const CLOCKS: Duration = Duration::from_mins(10);
 /// The shortest roaming retention of any edition: beyond it an absence says nothing.
 const RETENTION: Duration = Duration::from_hours(7 * 24);
 /// Members of a batch call that are looked up side by side.
 const LOOKS_AT_ONCE: usize = 16;
 
-/// What the history says of one member.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Sight {
-    /// There it is.
-    Seen(Found),
-    /// On neither side, to the end.
-    Absent,
-    /// It can't tell, now and later.
-    Blind(String),
-    /// It couldn't be asked now.
-    Later(Duration),
-}
-
 /// A doubt under way.
-struct Inquiry<'a> {
-    ctx: &'a Arc<Context>,
-    unit: &'a WorkUnit,
-    loaded: &'a LoadedJob,
-    app: &'a App,
-    doubt: Doubt,
-    batch: bool,
+pub(super) struct Inquiry<'a> {
+    pub(super) ctx: &'a Arc<Context>,
+    pub(super) unit: &'a WorkUnit,
+    pub(super) loaded: &'a LoadedJob,
+    pub(super) app: &'a App,
+    pub(super) doubt: Doubt,
+    pub(super) batch: bool,
 }
 
 /// Looks once, and writes what follows.
@@ -143,135 +129,6 @@ impl Inquiry<'_> {
     /// Members whose outcome is open.
     fn open(&self) -> Vec<&DoubtfulMember> {
         self.doubt.members.iter().collect()
-    }
-
-    /// Looks for one member's message on both sides.
-    async fn sight(&self, member: &DoubtfulMember) -> Result<Sight, Halt> {
-        let (Ok(from), Ok(to)) = (
-            AccountId::parse(&self.doubt.sender),
-            AccountId::parse(&member.member.to),
-        ) else {
-            return Ok(Sight::Blind("an account on record is not valid".to_owned()));
-        };
-        // A side that deleted or cleared the conversation no longer sees it; with SyncOtherMachine 2 only the
-        // recipient does.
-        let mut blind = None;
-        let mut absent = false;
-        for (operator, peer) in [(&to, &from), (&from, &to)] {
-            match self.side(member, operator, peer, &from, &to).await? {
-                Ok(Some(found)) => return Ok(Sight::Seen(found)),
-                Ok(None) => absent = true,
-                Err(error) => match error.class {
-                    ErrorClass::Transient | ErrorClass::Ambiguous => return Ok(Sight::Later(Duration::from_secs(2))),
-                    ErrorClass::Throttled => return Ok(Sight::Later(Duration::from_secs(1))),
-                    ErrorClass::Auth => return Ok(Sight::Later(Duration::from_secs(20))),
-                    _ => blind = Some(error.word()),
-                },
-            }
-        }
-        Ok(match blind {
-            // The side that can be asked is the recipient's or the sender's; one of them must list the message.
-            Some(word) if !absent => Sight::Blind(format!("the history refuses both sides ({word})")),
-            _ => Sight::Absent,
-        })
-    }
-
-    /// Walks one side's history to the end, or to the message.
-    async fn side(
-        &self,
-        member: &DoubtfulMember,
-        operator: &AccountId,
-        peer: &AccountId,
-        from: &AccountId,
-        to: &AccountId,
-    ) -> Result<Result<Option<Found>, ImError>, Halt> {
-        let Self {
-            ctx, unit, app, doubt, ..
-        } = self;
-        let now = Utc::now().timestamp();
-        let query = HistoryQuery {
-            operator: operator.clone(),
-            peer: peer.clone(),
-            min_time: now
-                .saturating_sub_unsigned((doubt.since_first + CLOCKS).as_secs())
-                .max(0) as u64,
-            max_time: now.saturating_add_unsigned(CLOCKS.as_secs()).max(0) as u64,
-            max_count: MAX_PAGE,
-        };
-        let errand = Errand {
-            app,
-            command: Command::GetRoamMsg,
-            lane: unit.lane,
-            group: unit.group.as_ref(),
-            recipients: 1,
-        };
-        let mut walk = HistoryWalk::new(query);
-        while walk.will_call() {
-            let Some(slot) = ctx.slot(errand).await else {
-                return Ok(Err(stalled()));
-            };
-            // Each page has a slot of its own; the walk makes at most one call for it.
-            let deadline = std::time::Instant::now() + LEASE / 2;
-            let page = ctx
-                .call(errand, slot, deadline, || async {
-                    walk.next_page(&app.client).await.transpose()
-                })
-                .await;
-            match page {
-                Ok(Some(messages)) => {
-                    if let Some(found) = self.own(member, &messages, from, to).await? {
-                        return Ok(Ok(Some(found)));
-                    }
-                }
-                Ok(None) => break,
-                Err(CallFailure::TooLate) => return Ok(Err(stalled())),
-                Err(CallFailure::Im(error)) => return Ok(Err(*error)),
-            }
-        }
-        // A walk that couldn't go on says so now, without a call.
-        Ok(match walk.next_page(&app.client).await {
-            Some(Err(error)) => Err(error),
-            _ => Ok(None),
-        })
-    }
-
-    /// The message of this call among those of a page; one that another record owns is not.
-    async fn own(
-        &self,
-        member: &DoubtfulMember,
-        messages: &[HistoryMessage],
-        from: &AccountId,
-        to: &AccountId,
-    ) -> Result<Option<Found>, Halt> {
-        let pair = self.doubt.pair;
-        let start = format!("{}_{}_", pair.seq, pair.random);
-        for message in messages {
-            let same_pair = (message.seq == Some(pair.seq) && message.random == Some(pair.random))
-                || message.key.as_str().starts_with(&start);
-            if !same_pair || message.from != *from || message.to != *to {
-                continue;
-            }
-            let owned = self
-                .ctx
-                .persist(|| {
-                    self.ctx.store.key_owned_elsewhere(
-                        self.unit,
-                        member.member.idx,
-                        from.as_str(),
-                        to.as_str(),
-                        message.key.as_str(),
-                    )
-                })
-                .await?;
-            if !owned {
-                return Ok(Some(Found {
-                    idx: member.member.idx,
-                    msg_key: message.key.to_string(),
-                    msg_time: message.timestamp.or_else(|| time_of(message.key.as_str())),
-                }));
-            }
-        }
-        Ok(None)
     }
 
     async fn decide(&self, sights: Vec<(DoubtfulMember, Sight)>) -> Result<(), Halt> {
@@ -601,9 +458,4 @@ const fn open_verdict() -> DoubtVerdict {
         events: Vec::new(),
         letter: None,
     }
-}
-
-/// The history's budget gave no slot in time.
-fn stalled() -> ImError {
-    ImError::not_asked(Command::GetRoamMsg, "the budget of the history gave no slot in time")
 }

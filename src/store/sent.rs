@@ -1,0 +1,168 @@
+//! Accepted calls of deliveries' jobs, recorded many in one statement: the common outcome; and keys whose claim had been
+//! replaced, kept whatever the token says.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{
+    Store, StoreError,
+    claims::{message_state, parse_id},
+    outcomes::Recorded,
+};
+use crate::domain::{AppName, GroupName, JobId, MessageState};
+
+/// A call that the service accepted.
+#[derive(Debug, Clone)]
+pub struct SentOutcome {
+    /// The job.
+    pub id: JobId,
+    /// The partition key of its message.
+    pub created_at: DateTime<Utc>,
+    /// Its app.
+    pub app: AppName,
+    /// Its group, for the tombstones.
+    pub group: Option<GroupName>,
+    /// The claim under which the call was made.
+    pub token: Uuid,
+    /// The service's key.
+    pub msg_key: String,
+    /// The service's time, Unix seconds.
+    pub msg_time: Option<i64>,
+}
+impl Store {
+    /// Records accepted calls of deliveries' jobs, many in one statement; the answers come in the order of the calls.
+    pub async fn record_sent(&self, high: bool, outcomes: &[SentOutcome]) -> Result<Vec<Recorded>, StoreError> {
+        let mut order: Vec<usize> = (0..outcomes.len()).collect();
+        order.sort_unstable_by(|&a, &b| outcomes[a].id.cmp(&outcomes[b].id));
+        let sorted: Vec<&SentOutcome> = order.iter().map(|&at| &outcomes[at]).collect();
+        let ids: Vec<&str> = sorted.iter().map(|o| o.id.as_str()).collect();
+        let created: Vec<DateTime<Utc>> = sorted.iter().map(|o| o.created_at).collect();
+        let apps: Vec<&str> = sorted.iter().map(|o| o.app.as_str()).collect();
+        let groups: Vec<Option<&str>> = sorted.iter().map(|o| o.group.as_ref().map(GroupName::as_str)).collect();
+        let tokens: Vec<Uuid> = sorted.iter().map(|o| o.token).collect();
+        let keys: Vec<&str> = sorted.iter().map(|o| o.msg_key.as_str()).collect();
+        let times: Vec<Option<i64>> = sorted.iter().map(|o| o.msg_time).collect();
+        let rows = sqlx::query!(
+            r#"
+            WITH input AS (
+                SELECT i.*, r.id AS revocation
+                FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::int8[])
+                    AS i(id, created_at, app, group_name, token, msg_key, msg_time)
+                LEFT JOIN LATERAL (
+                    SELECT t.id FROM revocations t WHERE t.target_job = i.id AND t.to_accounts IS NULL
+                    UNION ALL
+                    SELECT g.id FROM revocations g
+                    WHERE g.target_group = i.group_name AND g.lifted_at IS NULL AND g.expires_at > now()
+                    UNION ALL
+                    SELECT s.id FROM revocations s
+                    JOIN messages m ON m.job_id = i.id AND m.created_at = i.created_at AND m.idx = 0
+                    WHERE s.target_job = i.id AND m.to_account = ANY (s.to_accounts)
+                    LIMIT 1
+                ) r ON true
+            ), done AS (
+                UPDATE messages m
+                SET state = 3, msg_key = i.msg_key, msg_time = i.msg_time, sent_at = clock_timestamp(),
+                    error_code = NULL, error_message = NULL,
+                    revoke_id = coalesce(m.revoke_id, i.revocation),
+                    revoke_state = CASE WHEN coalesce(m.revoke_id, i.revocation) IS NULL THEN 0 ELSE 1 END
+                FROM input i
+                WHERE m.job_id = i.id AND m.created_at = i.created_at AND m.idx = 0
+                  AND m.token = i.token AND m.state IN (1, 2)
+                RETURNING m.job_id, m.created_at, m.revoke_id, i.app
+            ), revoke AS (
+                INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
+                SELECT 1, job_id, 0, created_at, 0, app, 5, now() FROM done WHERE revoke_id IS NOT NULL
+                ON CONFLICT DO NOTHING
+            )
+            SELECT job_id AS "job_id!", revoke_id FROM done
+            "#,
+            &ids as &[&str],
+            &created,
+            &apps as &[&str],
+            &groups as &[Option<&str>],
+            &tokens,
+            &keys as &[&str],
+            &times as &[Option<i64>],
+        )
+        .fetch_all(self.hot(high))
+        .await
+        .map_err(|error| StoreError::query("record sent messages", error))?;
+        let mut done = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let revocation = row.revoke_id.as_deref().map(parse_id).transpose()?;
+            done.insert(row.job_id, revocation);
+        }
+        let mut recorded = Vec::with_capacity(outcomes.len());
+        for outcome in outcomes {
+            recorded.push(match done.remove(outcome.id.as_str()) {
+                Some(revocation) => Recorded::Applied { revocation },
+                None => {
+                    self.keep_late_key(
+                        &outcome.id,
+                        outcome.created_at,
+                        0,
+                        outcome.token,
+                        &outcome.msg_key,
+                        outcome.msg_time,
+                    )
+                    .await?
+                }
+            });
+        }
+        Ok(recorded)
+    }
+
+    /// An answer whose claim isn't the current one any more, or whose record was committed by an earlier try: keeps
+    /// the key whatever the token says.
+    pub(super) async fn keep_late_key(
+        &self,
+        id: &JobId,
+        created_at: DateTime<Utc>,
+        idx: i32,
+        token: Uuid,
+        msg_key: &str,
+        msg_time: Option<i64>,
+    ) -> Result<Recorded, StoreError> {
+        let row = sqlx::query!(
+            "SELECT state, token, msg_key, revoke_id FROM messages WHERE job_id = $1 AND created_at = $2 AND idx = $3",
+            id.as_str(),
+            created_at,
+            idx,
+        )
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(|error| StoreError::query("read a message that another claim holds", error))?;
+        let Some(row) = row else {
+            return Err(StoreError::Inconsistent {
+                table: "messages",
+                column: "job_id",
+                job: id.to_string(),
+                value: "no row for a call that was made".to_owned(),
+            });
+        };
+        let state = message_state(row.state, id)?;
+        if row.msg_key.as_deref() == Some(msg_key) {
+            let revocation = row.revoke_id.as_deref().map(parse_id).transpose()?;
+            let applied = row.token == Some(token) && matches!(state, MessageState::Sent | MessageState::Revoked);
+            return Ok(if applied {
+                Recorded::Applied { revocation }
+            } else {
+                Recorded::Superseded { state }
+            });
+        }
+        sqlx::query!(
+            "INSERT INTO message_keys (job_id, idx, msg_key, msg_time, source) VALUES ($1, $2, $3, $4, 0)
+             ON CONFLICT DO NOTHING",
+            id.as_str(),
+            idx,
+            msg_key,
+            msg_time,
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(|error| StoreError::query("keep a late MsgKey", error))?;
+        Ok(Recorded::Superseded { state })
+    }
+}
