@@ -12,6 +12,7 @@ cd "$(dirname "$0")/.."
 
 need_compiler
 # Built before the services start: a compile error is found without them.
-cargo test --no-run "$@"
+# With every feature: the fault points of the crash tests exist only where they are asked for.
+cargo test --no-run --all-features "$@"
 borrow_services
-cargo test "$@"
+cargo test --all-features "$@"
