@@ -1,6 +1,7 @@
 //! The worker by what it does to jobs, seen from outside: queue in, service and records out.
 
 mod bad_input;
+mod budget;
 mod crashes;
 mod doubts;
 mod outages;

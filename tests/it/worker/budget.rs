@@ -1,0 +1,37 @@
+//! The budget, as the service counts.
+
+use im_dispatcher::simulator::{Limits, SAMPLE_SDK_APP_ID, SimulatorOptions};
+use serde_json::json;
+
+use super::{delivered_once, group_settled, send};
+use crate::support::{Worker, World};
+
+#[tokio::test]
+async fn the_limit_of_a_second_is_never_exceeded_while_three_lanes_have_work() {
+    // The service itself has no limit: only our own care counts.
+    let mut world = World::with(SimulatorOptions {
+        limits: Limits::none(),
+        ..SimulatorOptions::default()
+    })
+    .await;
+    world.set("IM_RATE_LIMIT", "40");
+    for n in 0..160 {
+        let mut job = send(&format!("job-{n}"), &format!("user{n}"));
+        job["group"] = json!("load");
+        // Published before anyone consumes, so that there is a backlog from the first moment.
+        if n == 0 {
+            assert!(
+                world.cli(&["check"]).await.status.success(),
+                "check declares the topology"
+            );
+        }
+        world.broker.publish(["high", "normal", "bulk"][n % 3], &job).await;
+    }
+    let _worker = Worker::start(&world).await;
+    group_settled(&world, "load", 160).await;
+    assert_eq!(delivered_once(&world), 160);
+    let report = world.simulator.report();
+    let calls = &report.apps[&SAMPLE_SDK_APP_ID.0]["sendmsg"];
+    // On their way calls may drift by less than the guard of 4 ms: in any 980 ms never more than the limit.
+    assert!(calls.busiest.calls_980ms <= 40, "{:?}", calls.busiest);
+}
