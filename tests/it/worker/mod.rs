@@ -7,6 +7,7 @@ mod doubts;
 mod outages;
 mod repeats;
 mod revoking;
+mod secrecy;
 mod sending;
 
 use std::time::Duration;
