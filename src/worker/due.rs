@@ -193,9 +193,11 @@ fn start(ctx: &Arc<Context>, held: &Held, tasks: &TaskTracker, units: Vec<WorkUn
 async fn handle(ctx: &Arc<Context>, unit: &WorkUnit) {
     // Boxed: the ways of all kinds in one future are some 20 KB.
     let work = Box::pin(async {
-        if unit.takeovers >= MOST_TAKEOVERS {
+        // A doubt isn't failed unasked, and revocations go on for ever: only what delivers can be poison.
+        let delivers = unit.kind == WorkKind::Deliver && unit.command != Command::GetRoamMsg;
+        if unit.takeovers >= MOST_TAKEOVERS && delivers {
             tracing::error!(job.id = %unit.job, part = unit.part, takeovers = unit.takeovers, "a job is poison");
-            return super::part::end_as(ctx, unit, POISON, "worker after worker died with it in hand").await;
+            return poison(ctx, unit).await;
         }
         match unit.kind {
             WorkKind::Deliver if unit.command == Command::GetRoamMsg => super::reconcile::run(ctx, unit).await,
@@ -209,6 +211,19 @@ async fn handle(ctx: &Arc<Context>, unit: &WorkUnit) {
         }
     });
     guard(ctx, unit, work).await;
+}
+
+/// Ends a row in whose hands worker after worker died: failed, with its dead letter.
+async fn poison(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), Halt> {
+    let error = (
+        POISON.to_owned(),
+        format!("{} workers died with it in hand", unit.takeovers),
+    );
+    if unit.command == Command::BatchSendMsg {
+        super::part::end_as(ctx, unit, &error).await
+    } else {
+        super::single_due::end_as(ctx, unit, error).await
+    }
 }
 
 async fn guard(ctx: &Context, unit: &WorkUnit, work: impl Future<Output = Result<(), Halt>>) {

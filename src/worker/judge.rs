@@ -105,7 +105,7 @@ pub(super) fn needs_letter(word: &str, recipient_letters: bool) -> bool {
 }
 
 /// Whether a word is about one recipient alone.
-pub(super) fn is_recipients_own(word: &str) -> bool {
+fn is_recipients_own(word: &str) -> bool {
     word.strip_prefix("im-")
         .and_then(|code| code.parse().ok())
         .is_some_and(|code| {

@@ -14,7 +14,7 @@ use super::{
     context::{CallFailure, Context, Errand, Halt},
     due::{give_back, load},
     events::{About, Facts, all_failed},
-    judge::{EXHAUSTED, FIRST_LOOK, Judgement, is_recipients_own, needs_letter},
+    judge::{EXHAUSTED, FIRST_LOOK, Judgement, needs_letter},
     pair,
     single::{about, note},
 };
@@ -435,40 +435,31 @@ pub(super) async fn close(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), Hal
     Ok(())
 }
 
-/// Ends what is pending of a row as failed, without a call: poison.
-pub(super) async fn end_as(ctx: &Arc<Context>, unit: &WorkUnit, code: &str, message: &str) -> Result<(), Halt> {
+/// Ends what is pending of a part as failed, without a call.
+pub(super) async fn end_as(ctx: &Arc<Context>, unit: &WorkUnit, error: &(String, String)) -> Result<(), Halt> {
     let Some(loaded) = load(ctx, unit).await? else {
         return Ok(());
     };
     let Some(app) = ctx.apps.get(&unit.app) else {
         return Ok(());
     };
-    if unit.command == Command::GetRoamMsg {
-        // A doubt isn't failed unasked: it goes on, later.
-        give_back(ctx, unit, Duration::from_mins(1)).await;
+    let Task::BatchSend { from, message, .. } = &loaded.job.task else {
         return Ok(());
-    }
-    debug_assert!(!is_recipients_own(code));
-    let error = (code.to_owned(), message.to_owned());
-    let message = Message::default();
+    };
+    let from = from.as_ref().unwrap_or(app.admin()).clone();
     let part = Part {
         ctx,
         unit,
         loaded: &loaded,
         app,
-        from: app.admin().clone(),
-        message: &message,
+        from,
+        message,
     };
     ctx.persist(|| {
         ctx.store
-            .end_pending(unit, MessageState::Failed, Some(&error), |members| {
-                part.unreached(
-                    Outcome::Failed,
-                    members.iter().map(|m| m.to.as_str()),
-                    code,
-                    &error.1,
-                    None,
-                )
+            .end_pending(unit, MessageState::Failed, Some(error), |members| {
+                let to = members.iter().map(|member| member.to.as_str());
+                part.unreached(Outcome::Failed, to, &error.0, &error.1, None)
             })
     })
     .await?;

@@ -59,6 +59,31 @@ pub(super) async fn deliver(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), H
     .await
 }
 
+/// Ends a pending single as failed, without a call.
+pub(super) async fn end_as(ctx: &Arc<Context>, unit: &WorkUnit, error: (String, String)) -> Result<(), Halt> {
+    let Some(loaded) = load(ctx, unit).await? else {
+        return Ok(());
+    };
+    let Some(app) = ctx.apps.get(&unit.app) else {
+        return Ok(());
+    };
+    let Some(single) = Single::of(&loaded.job, app) else {
+        return Ok(());
+    };
+    let due = Due {
+        ctx,
+        unit,
+        loaded: &loaded,
+        app,
+        single,
+    };
+    let mut settlement = due.settlement(None);
+    settlement.outcome = SingleOutcome::Failed;
+    settlement.error = Some(error);
+    due.failed(&mut settlement, unit.generation, unit.attempts);
+    due.settle(&settlement).await
+}
+
 impl Due<'_> {
     async fn run(&self) -> Result<(), Halt> {
         let Self {

@@ -203,3 +203,25 @@ async fn sigterm_finishes_what_was_begun_and_another_worker_takes_the_rest() {
     );
     assert_eq!(delivered_once(&world), 150);
 }
+
+#[tokio::test]
+async fn a_job_in_whose_hands_twenty_workers_died_is_a_dead_letter() {
+    let world = World::new().await;
+    let _worker = Worker::start(&world).await;
+    let mut job = send("poison", "alice");
+    job["send_at"] = json!((chrono::Utc::now() + chrono::Duration::hours(1)).to_rfc3339());
+    world.broker.publish("normal", &job).await;
+    eventually(LONG, "it is on record", || async { world.status_json("poison").await }).await;
+    // As twenty workers would have left it, each killed with it in hand.
+    let pool = world.database.pool().await;
+    sqlx::query("UPDATE work SET takeovers = 19, lease = gen_random_uuid(), due_at = now()")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let status = settled(&world, "poison").await;
+    assert_eq!(status["messages"][0]["error"]["code"], "poison");
+    let letters = world.broker.dead_letters(1, LONG).await;
+    assert_eq!(letters[0].word().as_deref(), Some("poison"));
+    assert_eq!(letters[0].json(), job);
+    assert_eq!(delivered_once(&world), 0);
+}
