@@ -16,7 +16,7 @@ cd "$(dirname "$0")/.."
 
 need_compiler
 # The same build as the tests'.
-cargo build --quiet --features fault-points --bin im-dispatcher --example chaos
+cargo build --quiet --all-features --bin im-dispatcher --example chaos
 target=$(realpath "${CARGO_TARGET_DIR:-target}")
 
 unset DATABASE_URL AMQP_URL
