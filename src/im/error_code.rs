@@ -90,6 +90,12 @@ pub const fn names_signature(code: ErrorCode) -> bool {
     )
 }
 
+/// Whether the code, in answer to a call whose accounts were spelled as strings, says that one of them doesn't exist.
+/// Where it answers a question about a conversation, there is none: who doesn't exist has no messages.
+pub const fn names_no_account(code: ErrorCode) -> bool {
+    matches!(code.0, 20003 | 70107 | 90003 | 90008 | 90012 | 90048)
+}
+
 /// The app's before-send callback failed and the message was not delivered: transient, and never in doubt.
 const CALLBACK_FAILED: ErrorCode = ErrorCode(80003);
 

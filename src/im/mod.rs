@@ -20,7 +20,7 @@ mod wire;
 pub use client::{ImClient, unread_calls};
 pub use encode::{ENCODER_VERSION, Pair, encode_batch, encode_import, encode_send, msg_body_len};
 pub use error::{ImError, ImErrorKind};
-pub use error_code::{CodeInfo, class_in_error_list, class_of, lookup};
+pub use error_code::{CodeInfo, class_in_error_list, class_of, lookup, names_no_account};
 pub use history::HistoryWalk;
 pub use options::{ClientOptions, ImApp, ImSetupError};
 pub use wire::{

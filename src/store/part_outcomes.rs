@@ -322,7 +322,8 @@ async fn settle_failed_members(
     Ok(())
 }
 
-/// Ends, postpones or turns the part's row of work, and queues the end of the job with its last part.
+/// Ends, postpones or turns the part's row of work, and queues the end of the job with its last part. A row with open
+/// members never ends: what one step brings to an end may be a part of them only.
 pub(super) async fn advance(
     tx: &mut Transaction<'static, Postgres>,
     unit: &WorkUnit,
@@ -332,6 +333,9 @@ pub(super) async fn advance(
         PartNext::Retry { after, counts } => (Command::BatchSendMsg, after, counts),
         PartNext::Doubt { after } => (Command::GetRoamMsg, after, true),
         PartNext::End => {
+            if go_on(tx, unit).await? {
+                return Ok(());
+            }
             sqlx::query!(
                 r#"
                 WITH ended AS (
@@ -369,4 +373,36 @@ pub(super) async fn advance(
     .await
     .map_err(|error| StoreError::query("postpone a part", error))?;
     Ok(())
+}
+
+/// Keeps the row of a part whose members haven't all ended: due at once, to be reconciled where one is in doubt, else to
+/// be delivered. False: nothing is open.
+async fn go_on(tx: &mut Transaction<'static, Postgres>, unit: &WorkUnit) -> Result<bool, StoreError> {
+    let (first, last) = range(unit.part);
+    let kept = sqlx::query!(
+        r#"
+        UPDATE work w
+        SET command = CASE WHEN o.doubtful THEN $6::int2 WHEN j.type = 1 THEN $7::int2 WHEN j.type = 3 THEN $8::int2
+                           ELSE $9::int2 END,
+            due_at = now(), lease = NULL, takeovers = 0, looks = 0, looked_at = NULL
+        FROM jobs j, (SELECT bool_or(state IN (1, 2)) AS doubtful FROM messages
+                      WHERE job_id = $1 AND created_at = $3 AND idx BETWEEN $4 AND $5 AND state IN (0, 1, 2)
+                      HAVING count(*) > 0) o
+        WHERE w.job_id = $1 AND w.kind = 0 AND w.part = $2 AND w.lease = $10 AND j.id = w.job_id
+        "#,
+        unit.job.as_str(),
+        unit.part,
+        unit.created_at,
+        first,
+        last,
+        Command::GetRoamMsg.index() as i16,
+        Command::BatchSendMsg.index() as i16,
+        Command::ImportMsg.index() as i16,
+        Command::SendMsg.index() as i16,
+        unit.lease,
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| StoreError::query("look for open members", error))?;
+    Ok(kept.rows_affected() > 0)
 }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     domain::{AccountId, Command, ErrorClass},
-    im::{HistoryMessage, HistoryQuery, HistoryWalk, ImError, MAX_PAGE},
+    im::{HistoryMessage, HistoryQuery, HistoryWalk, ImError, MAX_PAGE, names_no_account},
     store::{DoubtfulMember, Found},
 };
 
@@ -25,6 +25,8 @@ pub(super) enum Sight {
     Seen(Found),
     /// On neither side, to the end.
     Absent,
+    /// The account doesn't exist, so it has no message, now or listed later.
+    Nobody,
     /// It can't tell, now and later.
     Blind(String),
     /// It couldn't be asked now.
@@ -43,11 +45,12 @@ impl Inquiry<'_> {
         // A side that deleted or cleared the conversation no longer sees it; with SyncOtherMachine 2 only the
         // recipient does.
         let mut blind = None;
-        let mut absent = false;
+        let (mut absent, mut nobody) = (false, false);
         for (operator, peer) in [(&to, &from), (&from, &to)] {
             match self.side(member, operator, peer, &from, &to).await? {
                 Ok(Some(found)) => return Ok(Sight::Seen(found)),
                 Ok(None) => absent = true,
+                Err(error) if error.code.is_some_and(names_no_account) => nobody = true,
                 Err(error) => match error.class {
                     ErrorClass::Transient | ErrorClass::Ambiguous => return Ok(Sight::Later(Duration::from_secs(2))),
                     ErrorClass::Throttled => return Ok(Sight::Later(Duration::from_secs(1))),
@@ -58,7 +61,8 @@ impl Inquiry<'_> {
         }
         Ok(match blind {
             // The side that can be asked is the recipient's or the sender's; one of them must list the message.
-            Some(word) if !absent => Sight::Blind(format!("the history refuses both sides ({word})")),
+            Some(word) if !absent => Sight::Blind(format!("the history refuses to tell ({word})")),
+            None if nobody && !absent => Sight::Nobody,
             _ => Sight::Absent,
         })
     }

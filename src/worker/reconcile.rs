@@ -134,11 +134,16 @@ impl Inquiry<'_> {
     async fn decide(&self, sights: Vec<(DoubtfulMember, Sight)>) -> Result<(), Halt> {
         let Self { ctx, doubt, .. } = self;
         let (mut found, mut absent, mut blind, mut later) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let mut may_be_listed = false;
         let mut why_blind = String::new();
         for (member, sight) in &sights {
             match sight {
                 Sight::Seen(seen) => found.push(seen.clone()),
-                Sight::Absent => absent.push(member),
+                Sight::Absent => {
+                    may_be_listed = true;
+                    absent.push(member);
+                }
+                Sight::Nobody => absent.push(member),
                 Sight::Blind(why) => {
                     why_blind.clone_from(why);
                     blind.push(member);
@@ -170,11 +175,18 @@ impl Inquiry<'_> {
             verdict.next = DoubtNext::End;
             return self.settle(verdict).await;
         }
-        self.missing(verdict, &absent, partial).await
+        self.missing(verdict, &absent, partial, may_be_listed).await
     }
 
-    /// Some, or all, are on neither side.
-    async fn missing(&self, mut verdict: DoubtVerdict, absent: &[&DoubtfulMember], partial: bool) -> Result<(), Halt> {
+    /// Some, or all, are on neither side. `may_be_listed`: a message of one of them may have been accepted and not be
+    /// listed yet, which of accounts that don't exist it can't.
+    async fn missing(
+        &self,
+        mut verdict: DoubtVerdict,
+        absent: &[&DoubtfulMember],
+        partial: bool,
+        may_be_listed: bool,
+    ) -> Result<(), Halt> {
         let Self {
             ctx,
             unit,
@@ -230,7 +242,8 @@ impl Inquiry<'_> {
         // Whoever is left of a call that reached others goes under a new pair: the old one could be dropped as a repeat
         // and answered OK.
         let repeatable = !partial && revoked.is_empty() && doubt.encoder == ENCODER_VERSION;
-        if (repeatable && doubt.since_first < REPEAT_UNTIL) || doubt.since_last >= LISTED_AFTER {
+        let listed = !may_be_listed || doubt.since_last >= LISTED_AFTER;
+        if (repeatable && doubt.since_first < REPEAT_UNTIL) || listed {
             tracing::info!(job.id = %unit.job, part = unit.part, members = rest.len(),
                            "the history doesn't show a message whose answer was lost: it is sent again");
             verdict.note = Some(self.note(

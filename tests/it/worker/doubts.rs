@@ -114,6 +114,56 @@ async fn a_batch_whose_answer_was_lost_is_found_member_by_member() {
     assert_eq!(delivered_once(&world), 60);
 }
 
+/// A batch to these recipients, and what became of them.
+async fn batch(world: &World, id: &str, to: &[String]) -> serde_json::Value {
+    let job = json!({"type": "batch_send", "id": id, "to": to, "message": {"text": id}});
+    world.broker.publish("bulk", &job).await;
+    settled(world, id).await["recipients"].clone()
+}
+
+#[tokio::test]
+async fn recipients_that_do_not_exist_are_no_doubt_and_strand_nobody_of_a_lost_batch_call() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    // The history of an account that doesn't exist is refused, and the call's answer that would have named it is lost.
+    let to: Vec<String> = (0..20)
+        .map(|n| format!("u{n}"))
+        .chain(["unknown_1".to_owned(), "unknown_2".to_owned()])
+        .collect();
+    for (id, fault) in [
+        ("not-carried-out", Fault::ResetBefore),
+        ("carried-out", Fault::CutAfter),
+    ] {
+        world.simulator.inject(Command::BatchSendMsg, fault, 1);
+        let ends = batch(&world, id, &to).await;
+        assert_eq!(ends, counts(22, &[("sent", 20), ("failed", 2)]), "{id}");
+    }
+    world.simulator.inject(Command::SendMsg, Fault::ResetBefore, 1);
+    world.broker.publish("normal", &send("single", "unknown_1")).await;
+    assert_eq!(
+        settled(&world, "single").await["recipients"],
+        counts(1, &[("failed", 1)])
+    );
+    assert_eq!(delivered_once(&world), 40);
+    assert!(world.broker.drain_dead().await.is_empty());
+}
+
+#[tokio::test]
+async fn members_whose_history_can_not_be_read_strand_nobody_else_of_a_lost_batch_call() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    // A rule looks at the peer: the recipients' side is refused to all, the sender's for two of them.
+    for peer in ["administrator", "blind*"] {
+        let rule = format!("admin_getroammsg:code:90001=1,to={peer}");
+        world.simulator.add_fault(rule.parse().unwrap());
+    }
+    world.simulator.inject(Command::BatchSendMsg, Fault::ResetBefore, 1);
+    let to: Vec<String> = ["blind_1", "u1", "u2", "blind_2"].map(str::to_owned).into();
+    let ends = batch(&world, "blind", &to).await;
+    assert_eq!(ends, counts(4, &[("sent", 2), ("unknown", 2)]));
+    assert_eq!(delivered_once(&world), 2);
+}
+
 #[tokio::test]
 async fn an_online_only_message_whose_answer_was_lost_follows_on_unknown() {
     let world = careless_service().await;

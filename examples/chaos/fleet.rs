@@ -1,0 +1,243 @@
+//! The worker processes: started, killed, frozen, and their links to each service cut.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use im_dispatcher::simulator::{SAMPLE_SDK_APP_ID, SAMPLE_SECRET};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Arguments, SETTINGS, net::free_port, relay::Relay, services::Services};
+
+/// The prefix of every exchange and queue.
+pub(crate) const NAMESPACE: &str = "chaos";
+
+/// How long a start may take on a machine that does much else.
+const START: Duration = Duration::from_mins(2);
+
+/// The links of one worker.
+#[derive(Debug)]
+pub(crate) struct Links {
+    /// To RabbitMQ, Postgres and the IM API.
+    pub(crate) relays: [Relay; 3],
+}
+
+/// One worker's place: its process, if it runs, and its links.
+#[derive(Debug)]
+pub(crate) struct Place {
+    process: Option<Child>,
+    starts: u32,
+    frozen: bool,
+    port: u16,
+    environment: BTreeMap<String, String>,
+    /// Its links.
+    pub(crate) links: Links,
+}
+
+/// All workers.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    /// Each worker's place.
+    pub(crate) places: Vec<Place>,
+    binary: PathBuf,
+    directory: PathBuf,
+}
+
+impl Fleet {
+    /// Places with links, without processes.
+    pub(crate) async fn prepare(
+        arguments: &Arguments,
+        services: &Services,
+        database: &str,
+        base_url: &str,
+    ) -> anyhow::Result<Self> {
+        let directory = arguments.directory.clone();
+        std::fs::create_dir_all(&directory)?;
+        let mut places = Vec::new();
+        let share = (200 / arguments.workers).max(1).to_string();
+        let recipients = (12_000 / arguments.workers).max(500).to_string();
+        for _ in 0..arguments.workers {
+            let relays = [
+                Relay::start(address(&services.amqp_url)?).await,
+                Relay::start(address(database)?).await,
+                Relay::start(address(base_url)?).await,
+            ];
+            let port = free_port();
+            let mut environment: BTreeMap<String, String> = [
+                ("AMQP_URL", relays[0].route(&services.amqp_url)),
+                ("DATABASE_URL", relays[1].route(database)),
+                ("IM_BASE_URL", relays[2].route(base_url)),
+                ("IM_SDK_APP_ID", SAMPLE_SDK_APP_ID.to_string()),
+                ("IM_SECRET_KEY", SAMPLE_SECRET.to_owned()),
+                ("IM_RATE_LIMIT", share.clone()),
+                ("IM_BATCH_RECIPIENTS_PER_MINUTE", recipients.clone()),
+                ("IM_DISPATCHER_NAMESPACE", NAMESPACE.to_owned()),
+                ("IM_DISPATCHER_HTTP_ADDR", format!("127.0.0.1:{port}")),
+                ("IM_DISPATCHER_LOG_FORMAT", "text".to_owned()),
+                ("RUST_LOG", arguments.log.clone()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value))
+            .into();
+            environment.extend(SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            places.push(Place {
+                process: None,
+                starts: 0,
+                frozen: false,
+                port,
+                environment,
+                links: Links { relays },
+            });
+        }
+        Ok(Self {
+            places,
+            binary: arguments.binary.clone(),
+            directory,
+        })
+    }
+
+    /// Where the logs are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Starts every worker and waits until all are ready.
+    pub(crate) async fn start(&mut self) -> anyhow::Result<()> {
+        for worker in 0..self.places.len() {
+            self.spawn(worker)?;
+        }
+        let began = Instant::now();
+        for worker in 0..self.places.len() {
+            while !self.is_ready(worker).await {
+                if began.elapsed() > START || !self.is_running(worker)? {
+                    bail!("worker {worker} isn't ready; see {}", self.directory.display());
+                }
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_ready(&self, worker: usize) -> bool {
+        let url = format!("http://127.0.0.1:{}/readyz", self.places[worker].port);
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(5))
+            .build();
+        let Ok(client) = client else { return false };
+        client.get(url).send().await.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    /// Starts a worker in its place.
+    pub(crate) fn spawn(&mut self, worker: usize) -> anyhow::Result<()> {
+        let place = &mut self.places[worker];
+        place.starts += 1;
+        let log = self.directory.join(format!("worker-{worker}-{:03}.log", place.starts));
+        let log = File::create(log)?;
+        let child = Command::new(&self.binary)
+            .arg("worker")
+            .current_dir(&self.directory)
+            .env_clear()
+            .envs(
+                ["PATH", "HOME"]
+                    .into_iter()
+                    .filter_map(|name| Some((name, std::env::var_os(name)?))),
+            )
+            .envs(&place.environment)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start a worker")?;
+        place.process = Some(child);
+        place.frozen = false;
+        Ok(())
+    }
+
+    /// Whether a worker's process lives. One that ended by itself is a finding, and an error.
+    pub(crate) fn is_running(&mut self, worker: usize) -> anyhow::Result<bool> {
+        match &mut self.places[worker].process {
+            Some(child) => Ok(child.try_wait()?.is_none()),
+            None => Ok(false),
+        }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self, worker: usize) -> anyhow::Result<()> {
+        if let Some(mut child) = self.places[worker].process.take() {
+            child.kill()?;
+            child.wait()?;
+        }
+        Ok(())
+    }
+
+    /// SIGSTOP or SIGCONT.
+    pub(crate) fn freeze(&mut self, worker: usize, frozen: bool) -> anyhow::Result<()> {
+        let place = &mut self.places[worker];
+        if let Some(child) = &mut place.process
+            && child.try_wait()?.is_none()
+        {
+            // Not reaped yet, so the pid is still its own.
+            kill_process(Pid::from_child(child), if frozen { Signal::STOP } else { Signal::CONT })?;
+            place.frozen = frozen;
+        }
+        Ok(())
+    }
+
+    /// Ends the chaos: every worker runs, every link is there.
+    pub(crate) fn mend(&mut self) -> anyhow::Result<()> {
+        for worker in 0..self.places.len() {
+            for relay in &self.places[worker].links.relays {
+                relay.restore();
+            }
+            if self.places[worker].frozen {
+                self.freeze(worker, false)?;
+            }
+            if !self.is_running(worker)? {
+                self.spawn(worker)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// SIGTERM to all, and SIGKILL to who doesn't heed it.
+    pub(crate) async fn stop(mut self) {
+        for place in &mut self.places {
+            if let Some(child) = &mut place.process
+                && matches!(child.try_wait(), Ok(None))
+            {
+                // It may have ended meanwhile.
+                kill_process(Pid::from_child(child), Signal::TERM).ok();
+            }
+        }
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(30)
+            && (0..self.places.len()).any(|worker| self.is_running(worker).unwrap_or(false))
+        {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for place in &mut self.places {
+            if let Some(child) = &mut place.process {
+                drop(child.kill());
+                drop(child.wait());
+            }
+        }
+    }
+}
+
+/// `host:port` of a URL.
+fn address(url: &str) -> anyhow::Result<String> {
+    let rest = url.split_once("://").context("no URL")?.1;
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    let address = authority.rsplit_once('@').map_or(authority, |(_, address)| address);
+    Ok(address.to_owned())
+}

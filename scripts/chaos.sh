@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Kills everything under load, and counts what reached each recipient:
+#
+#   scripts/chaos.sh [--minutes N] [--seed S] [--workers W] [--rate JOBS_A_SECOND] [--no-partial-cuts] [--json FILE]
+#
+# Worker processes carry mixed jobs out against the simulator of the IM API with its faults, while they are killed and
+# frozen, the broker is killed, Postgres stopped as by a power cut, and connections are cut. Then everything settles, and
+# the exit status is 0 only if nothing was lost, sent twice or left in doubt. The same seed gives the same jobs and the
+# same schedule, though not the same moments.
+#
+# Always with services of its own, whatever DATABASE_URL and AMQP_URL say: they are killed. Logs are kept where something
+# was wrong.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib/common.sh
+
+need_compiler
+# The same build as the tests'.
+cargo build --quiet --all-features --bin im-dispatcher --example chaos
+target=$(realpath "${CARGO_TARGET_DIR:-target}")
+
+unset DATABASE_URL AMQP_URL
+export IMD_STATE=$repo/.local/chaos-$$
+logs=$repo/.local/chaos-$$-logs
+passed=false
+end_services() {
+  scripts/services.sh down
+  rm -rf "$IMD_STATE"
+  if $passed; then rm -rf "$logs"; else say "logs are kept in $logs"; fi
+}
+at_exit end_services
+scripts/services.sh up
+eval "$(scripts/services.sh env)"
+mkdir -p "$logs"
+"$target/debug/examples/chaos" --binary "$target/debug/im-dispatcher" --directory "$logs" "$@"
+passed=true
