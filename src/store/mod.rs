@@ -4,6 +4,7 @@ mod claims;
 mod doubts;
 mod durability;
 mod error;
+mod explain;
 mod handover;
 mod outbox;
 mod outcomes;
@@ -15,6 +16,7 @@ mod singles;
 mod status;
 #[cfg(test)]
 mod status_tests;
+mod verify;
 mod work;
 
 use std::{str::FromStr, time::Duration};
@@ -29,16 +31,20 @@ pub use claims::{CALL_WINDOW, ClaimVerdict, ExistingJob, ExistingMessage, NewCla
 pub use doubts::{Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found};
 pub use durability::Durability;
 pub use error::StoreError;
+pub use explain::{
+    AttemptFact, CallFact, JobFacts, KeyFact, MessageFact, OutboxFact, RevocationFact, RevocationTarget, WorkFact,
+};
 pub use handover::{HandedOver, Handover, work_kind};
 pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
 pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, SentOutcome, Settlement, SingleOutcome};
 pub use parts::{
     CallPair, CancelledMembers, ClosedJob, Member, MemberFailure, PartCall, PartClaim, PartNext, PartOutcome,
 };
-pub use retry::RetryFilter;
+pub use retry::{RetryFilter, Retryable};
 pub use revocations::{CancelledByFanOut, NewRevocation, RawMessage, RevocableMessage, RevocationAdded, RevokeOutcome};
 pub use singles::{FinalSingle, SingleClaim};
 pub use status::{After, DEFAULT_PAGE, MessagePage};
+pub use verify::{PendingCounts, ScopeRecord, Stranded, VerifyScope, VerifyWalk};
 pub use work::{Backlog, Room, StoredJob, WorkKind, WorkUnit};
 
 /// How to reach the database.

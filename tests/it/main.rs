@@ -9,6 +9,8 @@ mod command_line;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod operators;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod worker;
