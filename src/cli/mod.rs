@@ -9,12 +9,14 @@ mod completions;
 mod config;
 mod context;
 mod dead_letters;
+mod explain;
 mod history;
 mod import;
 mod mark_read;
 mod migrate;
 mod output;
 mod publish;
+mod retry;
 mod revoke;
 mod schema;
 mod simulate;
@@ -22,6 +24,7 @@ mod status;
 mod submit;
 mod unread;
 mod usersig;
+mod verify;
 mod wait;
 mod worker;
 
@@ -63,8 +66,14 @@ enum Command {
     Submit(submit::Args),
     /// Say where a job or a group stands
     Status(status::Args),
+    /// Say why a job is where it is, as a timeline
+    Explain(explain::Args),
+    /// Prove that everything was sent once: reconcile the records with the IM history and the queues
+    Verify(verify::Args),
     /// Revoke the messages of a job, of some of its recipients or of a group, or one message by its key
     Revoke(revoke::Args),
+    /// Try failed recipients again, as a new generation of their jobs
+    Retry(retry::Args),
     /// Look at the jobs that could not be carried out, replay them or discard them
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
@@ -148,7 +157,10 @@ async fn run_command(command: Command, settings: Settings) -> anyhow::Result<Exi
         Command::Worker(_) => worker::run(settings).await,
         Command::Submit(args) => submit::run(&settings, &args).await,
         Command::Status(args) => status::run(&settings, &args).await,
+        Command::Explain(args) => explain::run(&settings, &args).await,
+        Command::Verify(args) => verify::run(&settings, &args).await,
         Command::Revoke(args) => revoke::run(&settings, &args).await,
+        Command::Retry(args) => retry::run(&settings, &args).await,
         Command::DeadLetters(command) => dead_letters::run(&settings, &command).await,
         Command::History(args) => history::run(&settings, &args).await,
         Command::Unread(args) => unread::run(&settings, &args).await,
@@ -185,7 +197,10 @@ mod tests {
             "worker",
             "submit",
             "status",
+            "explain",
+            "verify",
             "revoke",
+            "retry",
             "dead-letters",
             "history",
             "unread",

@@ -266,6 +266,11 @@ impl Job {
         }
     }
 
+    /// Whether its message is for those online only (`life_time` 0): the service keeps it in no history.
+    pub fn is_online_only(&self) -> bool {
+        self.message().is_some_and(|message| message.life_time == Some(0))
+    }
+
     /// Refuses a job whose result would go nowhere: `unread` and `history` answer through the AMQP property
     /// `reply_to`, which is not part of the body.
     pub fn check_reply(&self, has_reply_to: bool) -> Result<(), DecodeError> {

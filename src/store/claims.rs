@@ -49,6 +49,8 @@ pub struct NewClaim {
     pub token: Uuid,
     /// Record it as expired instead of claiming it.
     pub expired: bool,
+    /// For those online only: in no history.
+    pub online_only: bool,
 }
 
 /// What a claim found.
@@ -159,9 +161,9 @@ impl Store {
             WITH input AS (
                 SELECT * FROM unnest($1::text[], $2::bytea[], $3::int2[], $4::text[], $5::text[], $6::int2[],
                                      $7::text[], $8::text[], $9::timestamptz[], $10::timestamptz[], $11::int2[],
-                                     $12::int8[], $13::int8[], $14::int2[], $15::uuid[], $16::bool[])
+                                     $12::int8[], $13::int8[], $14::int2[], $15::uuid[], $16::bool[], $17::bool[])
                     AS i(id, digest, type, app, group_name, lane, from_account, to_account, send_at, expires_at,
-                         on_unknown, seq, random, encoder, token, expired)
+                         on_unknown, seq, random, encoder, token, expired, online_only)
             ), verdict AS (
                 SELECT i.*, r.id AS revocation
                 FROM input i
@@ -174,8 +176,9 @@ impl Store {
                     LIMIT 1
                 ) r ON true
             ), job AS (
-                INSERT INTO jobs (id, digest, type, app, group_name, lane, owner, state, total, send_at, expires_at, on_unknown)
-                SELECT id, digest, type, app, group_name, lane, 0, 1, 1, send_at, expires_at, on_unknown
+                INSERT INTO jobs (id, digest, type, app, group_name, lane, owner, state, total, send_at, expires_at, on_unknown,
+                                  online_only)
+                SELECT id, digest, type, app, group_name, lane, 0, 1, 1, send_at, expires_at, on_unknown, online_only
                 FROM input ORDER BY id
                 ON CONFLICT (id) DO NOTHING
                 RETURNING id, created_at
@@ -211,6 +214,7 @@ impl Store {
             &column.encoder,
             &column.tokens,
             &column.expired,
+            &column.online_only,
         )
         .fetch_all(pool)
         .await
@@ -350,6 +354,7 @@ struct Columns<'a> {
     encoder: Vec<i16>,
     tokens: Vec<Uuid>,
     expired: Vec<bool>,
+    online_only: Vec<bool>,
 }
 
 impl<'a> Columns<'a> {
@@ -371,6 +376,7 @@ impl<'a> Columns<'a> {
             encoder: claims.iter().map(|c| c.encoder).collect(),
             tokens: claims.iter().map(|c| c.token).collect(),
             expired: claims.iter().map(|c| c.expired).collect(),
+            online_only: claims.iter().map(|c| c.online_only).collect(),
         }
     }
 }

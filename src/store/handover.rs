@@ -35,6 +35,8 @@ pub struct Handover<'a> {
     pub expires_at: Option<DateTime<Utc>>,
     /// The number of `on_unknown`.
     pub on_unknown: i16,
+    /// For those online only: in no history.
+    pub online_only: bool,
     /// The command that its first step needs.
     pub command: Command,
     /// What the producer published.
@@ -79,8 +81,8 @@ impl Store {
         let row = sqlx::query!(
             r#"
             INSERT INTO jobs (id, digest, type, app, group_name, lane, owner, state, total, send_at, expires_at,
-                              on_unknown, body, properties, queue)
-            VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, $8, $9, $10, $11, $12, $13)
+                              on_unknown, body, properties, queue, online_only)
+            VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, $8, $9, $10, $11, $12, $13, $14)
             ON CONFLICT (id) DO NOTHING
             RETURNING created_at
             "#,
@@ -97,6 +99,7 @@ impl Store {
             job.parcel.body,
             job.parcel.properties,
             job.parcel.queue,
+            job.online_only,
         )
         .fetch_optional(&self.pool)
         .await

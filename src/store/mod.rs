@@ -5,6 +5,7 @@ mod closing;
 mod doubts;
 mod durability;
 mod error;
+mod explain;
 mod handover;
 mod outbox;
 mod outcomes;
@@ -19,6 +20,7 @@ mod singles;
 mod status;
 #[cfg(test)]
 mod status_tests;
+mod verify;
 mod work;
 
 use std::{str::FromStr, time::Duration};
@@ -34,17 +36,21 @@ pub use closing::ClosedJob;
 pub use doubts::{Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found};
 pub use durability::Durability;
 pub use error::StoreError;
+pub use explain::{
+    AttemptFact, CallFact, JobFacts, KeyFact, MessageFact, OutboxFact, RevocationFact, RevocationTarget, WorkFact,
+};
 pub use handover::{HandedOver, Handover, SecondDelivery};
 pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
 pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, Settlement, SingleOutcome};
 pub use part_outcomes::{MemberFailure, PartNext, PartOutcome};
 pub use parts::{CallPair, CancelledMembers, Member, PartCall, PartClaim};
-pub use retry::RetryFilter;
+pub use retry::{RetryFilter, Retryable};
 pub use revocations::{CancelledByFanOut, NewRevocation, RevocationAdded};
 pub use revoked::{RawMessage, RevocableMessage, RevokeOutcome};
 pub use sent::SentOutcome;
 pub use singles::{FinalSingle, SingleClaim};
 pub use status::{After, DEFAULT_PAGE, MessagePage};
+pub use verify::{PendingCounts, ScopeRecord, Stranded, VerifyScope, VerifyWalk};
 pub use work::{Backlog, Room, StoredJob, WorkKind, WorkUnit};
 
 /// How to reach the database.

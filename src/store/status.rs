@@ -172,7 +172,7 @@ impl Store {
     }
 
     /// A transaction in which every statement sees the same moment, so that the states add up.
-    async fn snapshot(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
+    pub(super) async fn snapshot(&self) -> Result<Transaction<'static, Postgres>, StoreError> {
         self.pool
             .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await
@@ -314,7 +314,7 @@ fn numbers(state: MessageState) -> Vec<i16> {
         .collect()
 }
 
-fn job_type(id: &JobId, number: i16) -> Result<JobType, StoreError> {
+pub(super) fn job_type(id: &JobId, number: i16) -> Result<JobType, StoreError> {
     JobType::parse(record::type_name(number)).ok_or_else(|| inconsistent("jobs", "type", id.as_str(), number))
 }
 

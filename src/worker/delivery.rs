@@ -265,6 +265,7 @@ pub(super) async fn hand_over(ctx: &Context, delivery: &Delivery, job: &Job, del
         send_at: job.send_at,
         expires_at: job.expires_at,
         on_unknown: record::on_unknown_number(job.on_unknown),
+        online_only: job.is_online_only(),
         command,
         parcel: &parcel,
         delay,

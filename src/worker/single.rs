@@ -216,6 +216,7 @@ pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) 
         encoder: ENCODER_VERSION,
         token,
         expired: job.expires_at.is_some_and(|at| at <= Utc::now()),
+        online_only: job.is_online_only(),
     };
     // From before the statement was sent: the database's own three seconds begin later.
     let deadline = Instant::now() + CALL_WINDOW;

@@ -11,6 +11,8 @@ mod harness;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod operators;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod worker;

@@ -17,15 +17,15 @@ use serde_json::{Value, json};
 use crate::support::{World, eventually};
 
 /// A bound for what takes seconds on a machine that does much else.
-const LONG: Duration = Duration::from_mins(2);
+pub(crate) const LONG: Duration = Duration::from_mins(2);
 
 /// A plain send.
-fn send(id: &str, to: &str) -> Value {
+pub(crate) fn send(id: &str, to: &str) -> Value {
     json!({"type": "send", "id": id, "to": to, "message": {"text": format!("text of {id}")}})
 }
 
 /// Waits until a job has nothing pending, and returns its status object.
-async fn settled(world: &World, job: &str) -> Value {
+pub(crate) async fn settled(world: &World, job: &str) -> Value {
     eventually(LONG, &format!("job {job} has ended"), || async {
         let status = world.status_json(job).await?;
         (status["recipients"]["pending"] == 0 && status["state"] != "pending").then_some(status)
@@ -34,7 +34,7 @@ async fn settled(world: &World, job: &str) -> Value {
 }
 
 /// Waits until a group has so many jobs and nothing pending, and returns its status object.
-async fn group_settled(world: &World, group: &str, jobs: u64) -> Value {
+pub(crate) async fn group_settled(world: &World, group: &str, jobs: u64) -> Value {
     eventually(LONG, &format!("group {group} has ended"), || async {
         let output = world.cli(&["status", "--group", group, "--json"]).await;
         let status: Value = serde_json::from_slice(&output.stdout).ok()?;
@@ -44,7 +44,7 @@ async fn group_settled(world: &World, group: &str, jobs: u64) -> Value {
 }
 
 /// A recipients object with these counts and zeros elsewhere.
-fn counts(total: u64, of: &[(&str, u64)]) -> Value {
+pub(crate) fn counts(total: u64, of: &[(&str, u64)]) -> Value {
     let mut counts = json!({"total": total, "pending": 0, "sent": 0, "failed": 0, "cancelled": 0, "expired": 0,
                             "revoked": 0, "unknown": 0});
     for (state, count) in of {
