@@ -49,24 +49,20 @@ pub(super) fn of(facts: &JobFacts, state: JobState) -> Vec<Entry> {
 }
 
 fn received(facts: &JobFacts) -> Entry {
-    let mut text = match &facts.queue {
+    let mut clauses = vec![match &facts.queue {
         Some(queue) => format!("received from the queue {queue}"),
         None => format!("received in the lane {}", facts.lane),
-    };
-    text.push_str(match facts.owner {
-        Owner::Queue => "; its delivery owns it",
-        Owner::Table => "; the table owns it",
+    }];
+    clauses.push(match facts.owner {
+        Owner::Queue => "its delivery owns it".to_owned(),
+        Owner::Table => "the table owns it".to_owned(),
     });
-    if let Some(at) = facts.send_at {
-        text.push_str(&format!("; not to be sent before {}", clock(at)));
-    }
-    if let Some(at) = facts.expires_at {
-        text.push_str(&format!("; not to be sent after {}", clock(at)));
-    }
+    clauses.extend(facts.send_at.map(|at| format!("not to be sent before {}", clock(at))));
+    clauses.extend(facts.expires_at.map(|at| format!("not to be sent after {}", clock(at))));
     if facts.online_only {
-        text.push_str("; for those online only (life_time 0), so no history keeps it");
+        clauses.push("for those online only (life_time 0), so no history keeps it".to_owned());
     }
-    Entry::new(Some(facts.created_at), Event::Received, text)
+    Entry::new(Some(facts.created_at), Event::Received, clauses.join("; "))
 }
 
 fn of_message(facts: &JobFacts, message: &MessageFact, entries: &mut Vec<Entry>) {

@@ -112,29 +112,28 @@ fn of_work(facts: &JobFacts, work: &WorkFact) -> Waiting {
         0 if work.command == Some(Command::GetRoamMsg) => doubt(work),
         _ => delivery(facts, work),
     };
+    let mut clauses = vec![std::mem::take(&mut waiting.text)];
+    let due = clock(work.due_at);
     if work.leased {
-        waiting.text.push_str(&format!(
-            "; a worker has it in its hands, and if it dies another takes it at {}",
-            clock(work.due_at)
+        clauses.push(format!(
+            "a worker has it in its hands, and if it dies another takes it at {due}"
         ));
         if waiting.reason != Reason::History {
             waiting.reason = Reason::Worker;
         }
     } else if work.due_at < facts.now {
-        waiting.text.push_str(&format!(
-            "; it has been due since {}: no worker had room or a slot of the budget, or its app is paused (/readyz says which)",
-            clock(work.due_at)
+        clauses.push(format!(
+            "it has been due since {due}: no worker had room or a slot of the budget, or its app is paused (/readyz says which)"
         ));
         if waiting.reason == Reason::SendAt || waiting.reason == Reason::Retry {
             waiting.reason = Reason::Slot;
         }
     }
     if work.takeovers > 0 {
-        waiting.text.push_str(&format!(
-            "; {} of {POISON} times a worker died with it in its hands",
-            work.takeovers
-        ));
+        let times = work.takeovers;
+        clauses.push(format!("{times} of {POISON} times a worker died with it in its hands"));
     }
+    waiting.text = clauses.join("; ");
     if facts.calls.len() > 1 || facts.total > 500 {
         waiting.part = (work.kind == 0).then_some(work.part);
     }

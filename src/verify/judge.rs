@@ -197,7 +197,6 @@ pub(super) fn judge(
             Verdict::new(Finding::Unasked, record.msg_key.iter().cloned().collect(), why.clone())
         }
         (Sight::Refused, MessageState::Sent) => Verdict::plain(Finding::Refused),
-        (Sight::Refused, state) => Verdict::plain(unseen(state)),
         (Sight::Seen(_), MessageState::Sent) => sent(record, &seen),
         (Sight::Seen(_), MessageState::Revoked) if !live.is_empty() => Verdict::new(
             Finding::NotRevoked,
@@ -209,7 +208,7 @@ pub(super) fn judge(
             let why = format!("the record says {}, and the history shows it", state.as_str());
             Verdict::new(Finding::Unrecorded, live, why)
         }
-        (Sight::Seen(_), state) => Verdict::plain(unseen(state)),
+        (Sight::Seen(_) | Sight::Refused, state) => Verdict::plain(unseen(state)),
     }
 }
 

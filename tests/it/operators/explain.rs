@@ -118,7 +118,9 @@ async fn what_nobody_can_tell_says_so() {
 
 #[tokio::test]
 async fn a_job_that_waits_says_for_what_and_until_when() {
-    let world = careless_service().await;
+    let mut world = careless_service().await;
+    // Between the first look and the second there is time to ask.
+    world.set("IM_DISPATCHER__RECONCILE__SETTLE", "60s");
     let worker = Worker::start(&world).await;
     let at = Utc::now() + Span::hours(1);
     let mut job = send("scheduled", "alice");
