@@ -32,5 +32,7 @@ at_exit end_services
 scripts/services.sh up
 eval "$(scripts/services.sh env)"
 mkdir -p "$logs"
-"$target/debug/examples/chaos" --binary "$target/debug/im-dispatcher" --directory "$logs" "$@"
+# Workers are started over and over: a build meanwhile must not change them.
+cp "$target/debug/im-dispatcher" "$IMD_STATE/im-dispatcher"
+"$target/debug/examples/chaos" --binary "$IMD_STATE/im-dispatcher" --directory "$logs" "$@"
 passed=true

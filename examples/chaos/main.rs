@@ -116,7 +116,7 @@ const FAULTS: [&str; 21] = [
     "admin_msgwithdraw:never=0.01",
 ];
 /// What leaves a batch accepted in part: of 25 calls one reaches its first 100 recipients only, and of 100 recipients
-/// one fails for the moment by the call's ErrorList. Where that call's answer is lost, too, the rest waits three minutes.
+/// one fails for the moment by the call's `ErrorList`. Where that call's answer is lost, too, the rest waits three minutes.
 const PARTIAL: [&str; 2] = ["batchsendmsg:partial_cut:100=0.04", "batchsendmsg:recipient:70169=0.01"];
 
 #[tokio::main]
