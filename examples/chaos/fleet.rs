@@ -84,6 +84,8 @@ impl Fleet {
             ]
             .map(|(name, value)| (name.to_owned(), value))
             .into();
+            let listed_after = arguments.listed_after.to_string();
+            environment.insert("IM_DISPATCHER__RECONCILE__LISTED_AFTER".to_owned(), listed_after);
             environment.extend(SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())));
             places.push(Place {
                 process: None,
