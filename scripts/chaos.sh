@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Kills everything under load, and counts what reached each recipient:
 #
-#   scripts/chaos.sh [--minutes N] [--seed S] [--workers W] [--rate JOBS_A_SECOND] [--no-partial-cuts] [--json FILE]
+#   scripts/chaos.sh [--minutes N] [--seed S] [--workers W] [--rate JOBS_A_SECOND] [--listed-after 3m] [--json FILE]
 #
 # Worker processes carry mixed jobs out against the simulator of the IM API with its faults, while they are killed and
 # frozen, the broker is killed, Postgres stopped as by a power cut, and connections are cut. Then everything settles, and
@@ -32,5 +32,7 @@ at_exit end_services
 scripts/services.sh up
 eval "$(scripts/services.sh env)"
 mkdir -p "$logs"
-"$target/debug/examples/chaos" --binary "$target/debug/im-dispatcher" --directory "$logs" "$@"
+# Workers are started over and over: a build meanwhile must not change them.
+cp "$target/debug/im-dispatcher" "$IMD_STATE/im-dispatcher"
+"$target/debug/examples/chaos" --binary "$IMD_STATE/im-dispatcher" --directory "$logs" "$@"
 passed=true

@@ -17,6 +17,8 @@ use crate::{fleet::Fleet, report::say, services::Services};
 pub(crate) struct Done {
     /// Workers killed.
     pub(crate) kills: u32,
+    /// Workers asked to end, and started again when they had.
+    pub(crate) restarts: u32,
     /// Workers stopped for seconds.
     pub(crate) freezes: u32,
     /// Links cut.
@@ -37,8 +39,15 @@ impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} kills, {} freezes, {} cuts, {} stalls, {} throttles, {} broker kills, {} Postgres crashes",
-            self.kills, self.freezes, self.cuts, self.stalls, self.throttles, self.broker_kills, self.postgres_crashes
+            "{} kills, {} restarts, {} freezes, {} cuts, {} stalls, {} throttles, {} broker kills, {} Postgres crashes",
+            self.kills,
+            self.restarts,
+            self.freezes,
+            self.cuts,
+            self.stalls,
+            self.throttles,
+            self.broker_kills,
+            self.postgres_crashes
         )
     }
 }
@@ -97,8 +106,7 @@ pub(crate) async fn run(
     while let Some(back) = crashes.join_next().await {
         back??;
     }
-    mend(fleet, &mut mends, until + SERVICE_PERIOD)?;
-    fleet.mend()?;
+    fleet.mend().await?;
     Ok(done)
 }
 
@@ -113,16 +121,15 @@ fn strike(
     let now = Instant::now();
     let mut span = |from: u64, to: u64| now + Duration::from_millis(random.random_range(from..to));
     let (short, long) = (span(200, 2_000), span(1_000, 8_000));
-    let busy = mends
+    let is_down = mends
         .iter()
-        .any(|(_, mend)| matches!(mend, Mend::Start(at) | Mend::Thaw(at) if *at == worker));
+        .any(|(_, mend)| matches!(mend, Mend::Start(at) if *at == worker));
+    let is_frozen = mends
+        .iter()
+        .any(|(_, mend)| matches!(mend, Mend::Thaw(at) if *at == worker));
     match random.random_range(0..100) {
         // A frozen worker may be killed, too; one that is down can't.
-        0..40
-            if !mends
-                .iter()
-                .any(|(_, mend)| matches!(mend, Mend::Start(at) if *at == worker)) =>
-        {
+        0..32 if !is_down => {
             if !fleet.is_running(worker)? {
                 done.deaths += 1;
                 say(&format!("worker {worker} had ended by itself"));
@@ -133,7 +140,13 @@ fn strike(
             mends.push((short, Mend::Start(worker)));
             done.kills += 1;
         }
-        40..60 if !busy => {
+        32..40 if !is_down && !is_frozen => {
+            say(&format!("SIGTERM to worker {worker}"));
+            fleet.terminate(worker)?;
+            mends.push((now, Mend::Start(worker)));
+            done.restarts += 1;
+        }
+        40..60 if !is_down && !is_frozen => {
             say(&format!("SIGSTOP to worker {worker}"));
             fleet.freeze(worker, true)?;
             mends.push((long, Mend::Thaw(worker)));
@@ -175,6 +188,10 @@ fn mend(fleet: &mut Fleet, mends: &mut Vec<(Instant, Mend)>, now: Instant) -> an
     mends.retain(|(at, _)| *at > now);
     for mend in due {
         match mend {
+            // One that was asked to end drains first.
+            Mend::Start(worker) if fleet.is_running(worker)? => {
+                mends.push((now + Duration::from_millis(200), Mend::Start(worker)));
+            }
             Mend::Start(worker) => fleet.spawn(worker)?,
             Mend::Thaw(worker) => fleet.freeze(worker, false)?,
             Mend::Link(worker, link) => fleet.places[worker].links.relays[link].restore(),

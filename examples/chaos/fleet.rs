@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use im_dispatcher::simulator::{SAMPLE_SDK_APP_ID, SAMPLE_SECRET};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -33,6 +33,7 @@ pub(crate) struct Place {
     process: Option<Child>,
     starts: u32,
     frozen: bool,
+    ending: bool,
     port: u16,
     environment: BTreeMap<String, String>,
     /// Its links.
@@ -83,11 +84,14 @@ impl Fleet {
             ]
             .map(|(name, value)| (name.to_owned(), value))
             .into();
+            let listed_after = arguments.listed_after.to_string();
+            environment.insert("IM_DISPATCHER__RECONCILE__LISTED_AFTER".to_owned(), listed_after);
             environment.extend(SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())));
             places.push(Place {
                 process: None,
                 starts: 0,
                 frozen: false,
+                ending: false,
                 port,
                 environment,
                 links: Links { relays },
@@ -155,6 +159,7 @@ impl Fleet {
             .context("start a worker")?;
         place.process = Some(child);
         place.frozen = false;
+        place.ending = false;
         Ok(())
     }
 
@@ -175,6 +180,18 @@ impl Fleet {
         Ok(())
     }
 
+    /// SIGTERM.
+    pub(crate) fn terminate(&mut self, worker: usize) -> anyhow::Result<()> {
+        let place = &mut self.places[worker];
+        if let Some(child) = &mut place.process
+            && child.try_wait()?.is_none()
+        {
+            kill_process(Pid::from_child(child), Signal::TERM)?;
+            place.ending = true;
+        }
+        Ok(())
+    }
+
     /// SIGSTOP or SIGCONT.
     pub(crate) fn freeze(&mut self, worker: usize, frozen: bool) -> anyhow::Result<()> {
         let place = &mut self.places[worker];
@@ -189,13 +206,21 @@ impl Fleet {
     }
 
     /// Ends the chaos: every worker runs, every link is there.
-    pub(crate) fn mend(&mut self) -> anyhow::Result<()> {
+    pub(crate) async fn mend(&mut self) -> anyhow::Result<()> {
+        for place in &self.places {
+            place.links.relays.iter().for_each(Relay::restore);
+        }
         for worker in 0..self.places.len() {
-            for relay in &self.places[worker].links.relays {
-                relay.restore();
-            }
             if self.places[worker].frozen {
                 self.freeze(worker, false)?;
+            }
+            let began = Instant::now();
+            while self.places[worker].ending && self.is_running(worker)? {
+                ensure!(
+                    began.elapsed() < START,
+                    "worker {worker} doesn't end when it is asked to"
+                );
+                tokio::time::sleep(Duration::from_millis(100)).await;
             }
             if !self.is_running(worker)? {
                 self.spawn(worker)?;

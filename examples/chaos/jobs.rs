@@ -141,8 +141,8 @@ impl Draw {
 
     /// The next job, with its repeats and its revocation.
     pub(crate) fn next(&mut self, ledger: &Ledger) -> Vec<Publication> {
+        // Of 1,000: what isn't listed is a plain send.
         match self.random.random_range(0..1_000) {
-            0..570 => vec![self.send(ledger, None, None)],
             570..640 => {
                 let at = self.soon(500, 12_000);
                 vec![self.send(ledger, Some(("send_at", at)), None)]

@@ -59,10 +59,9 @@ struct Arguments {
     /// Jobs a second.
     #[arg(long, default_value_t = 30.0)]
     rate: f64,
-    /// Leaves out batches that the service accepts in part: what is left of one whose answer was lost waits three minutes by
-    /// design.
-    #[arg(long)]
-    no_partial_cuts: bool,
+    /// The workers' `reconcile.listed_after`; the default of 3 minutes makes settling that much longer.
+    #[arg(long, default_value = "20s")]
+    listed_after: humantime::Duration,
     /// Seconds that settling may take after the last disaster.
     #[arg(long)]
     patience: Option<u64>,
@@ -92,7 +91,7 @@ const SETTINGS: [(&str, &str); 3] = [
 const ROAM_LAG: Duration = Duration::from_millis(300);
 
 /// What goes wrong at the service.
-const FAULTS: [&str; 21] = [
+const FAULTS: [&str; 23] = [
     "sendmsg:late:2500ms=0.03",
     "sendmsg:cut_after=0.02",
     "sendmsg:reset_before=0.02",
@@ -106,6 +105,8 @@ const FAULTS: [&str; 21] = [
     "batchsendmsg:code:60008=0.01",
     "batchsendmsg:code_after:60008=0.01",
     "batchsendmsg:never=0.01",
+    "batchsendmsg:partial_cut:100=0.04",
+    "batchsendmsg:recipient:70169=0.01",
     "importmsg:cut_after=0.02",
     "importmsg:code_after:60008=0.02",
     "admin_getroammsg:late:2500ms=0.03",
@@ -115,10 +116,6 @@ const FAULTS: [&str; 21] = [
     "admin_msgwithdraw:code_after:60008=0.02",
     "admin_msgwithdraw:never=0.01",
 ];
-/// What leaves a batch accepted in part: of 25 calls one reaches its first 100 recipients only, and of 100 recipients
-/// one fails for the moment by the call's ErrorList. Where that call's answer is lost, too, the rest waits three minutes.
-const PARTIAL: [&str; 2] = ["batchsendmsg:partial_cut:100=0.04", "batchsendmsg:recipient:70169=0.01"];
-
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
@@ -151,18 +148,11 @@ async fn main() -> anyhow::Result<ExitCode> {
     report::say(&format!("{done}; the chaos is over, everything settles"));
     simulator.clear_faults();
     let last = Instant::now();
-    let patience = arguments
-        .patience
-        .unwrap_or(if arguments.no_partial_cuts { 150 } else { 330 });
+    // A lease of a killed worker (a minute), then two looks, a repeat, and all of that perhaps once more.
+    let patience = (Duration::from_mins(2) + *arguments.listed_after) * 2;
+    let patience = arguments.patience.map_or(patience, Duration::from_secs);
     let pool = services.pool(&database).await?;
-    let settled = settle::wait(
-        &pool,
-        &ledger,
-        &events,
-        &services.amqp_url,
-        Duration::from_secs(patience),
-    )
-    .await?;
+    let settled = settle::wait(&pool, &ledger, &events, &services.amqp_url, patience).await?;
     let letters = settle::letters(&services.amqp_url).await?;
     let verdict = check::check(&pool, &ledger, &events, &simulator, &letters).await?;
     let sound = report::print(
@@ -179,11 +169,7 @@ async fn main() -> anyhow::Result<ExitCode> {
 }
 
 fn start_simulator(arguments: &Arguments) -> anyhow::Result<Simulator> {
-    let mut faults: Vec<&str> = FAULTS.to_vec();
-    if !arguments.no_partial_cuts {
-        faults.extend(PARTIAL);
-    }
-    let faults: Result<Vec<FaultRule>, String> = faults.into_iter().map(str::parse).collect();
+    let faults: Result<Vec<FaultRule>, String> = FAULTS.into_iter().map(str::parse).collect();
     Simulator::start(SimulatorOptions {
         // Only our own care counts.
         dedup: Duration::ZERO,

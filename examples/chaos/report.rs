@@ -39,16 +39,12 @@ fn line(text: &str) {
 /// How this run differs from production.
 pub(crate) fn print_settings(arguments: &Arguments, settings: &[(&str, &str)], roam_lag: Duration) {
     line(&format!(
-        "seed {}, {} workers, {} minutes of chaos, {} jobs a second{}",
-        arguments.seed,
-        arguments.workers,
-        arguments.minutes,
-        arguments.rate,
-        if arguments.no_partial_cuts {
-            ", without partial cuts"
-        } else {
-            ""
-        }
+        "seed {}, {} workers, {} minutes of chaos, {} jobs a second",
+        arguments.seed, arguments.workers, arguments.minutes, arguments.rate,
+    ));
+    line(&format!(
+        "IM_DISPATCHER__RECONCILE__LISTED_AFTER={}",
+        arguments.listed_after
     ));
     for (name, value) in settings {
         line(&format!("{name}={value}"));
@@ -139,7 +135,7 @@ pub(crate) fn print(
             .collect();
         let figures = json!({
             "seed": arguments.seed, "workers": arguments.workers, "minutes": arguments.minutes, "rate": arguments.rate,
-            "partial_cuts": !arguments.no_partial_cuts, "disasters": done,
+            "listed_after": arguments.listed_after.to_string(), "disasters": done,
             "published": verdict.published.0, "ids": verdict.published.1,
             "events": verdict.events.0, "distinct_events": verdict.events.1,
             "messages": verdict.delivered, "calls": service.calls, "throttled": service.throttled,

@@ -68,6 +68,7 @@ pub(super) const SETTINGS: &[Known] = &[
     plain("budget.window"),
     plain("budget.fleet"),
     plain("reconcile.settle"),
+    plain("reconcile.listed_after"),
     plain("retry.initial"),
     plain("retry.max"),
     plain("retry.factor"),

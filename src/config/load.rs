@@ -124,6 +124,9 @@ impl Settings {
                 settle: layers
                     .defaulted("reconcile.settle")?
                     .duration(Duration::ZERO, Duration::from_mins(1))?,
+                listed_after: layers
+                    .defaulted("reconcile.listed_after")?
+                    .duration(Duration::ZERO, Duration::from_mins(30))?,
             },
             retry: retry(&layers)?,
             dead_letters: DeadLetterSettings {

@@ -164,6 +164,8 @@ pub enum WindowMode {
 pub struct ReconcileSettings {
     /// What is waited beyond a call's own time-outs before its absence from the history counts.
     pub settle: Duration,
+    /// How long the service may take to list a message that it accepted.
+    pub listed_after: Duration,
 }
 
 /// Delays between attempts.

@@ -41,6 +41,8 @@ pub(super) struct Timing {
     pub(super) total_timeout: Duration,
     /// Added to it before an absence in the history counts.
     pub(super) settle: Duration,
+    /// After that, counted from the last call, the history lists what was accepted (design: lag of at most 3 minutes).
+    pub(super) listed_after: Duration,
 }
 
 impl Timing {
@@ -153,6 +155,7 @@ pub(crate) struct Parts {
     pub(crate) retry: RetryPolicy,
     pub(crate) total_timeout: Duration,
     pub(crate) settle: Duration,
+    pub(crate) listed_after: Duration,
     pub(crate) import_words: (u8, u8),
     pub(crate) recipient_letters: bool,
     pub(crate) max_in_flight: u32,
@@ -220,6 +223,7 @@ impl Context {
             timing: Timing {
                 total_timeout: parts.total_timeout,
                 settle: parts.settle,
+                listed_after: parts.listed_after,
             },
             import_words: parts.import_words,
             recipient_letters: parts.recipient_letters,

@@ -37,8 +37,6 @@ use crate::{
 /// Before that, counted from the first call, the service still drops a repeat: its 120 s, less the claim's window and a
 /// margin (design: before 110 s).
 const REPEAT_UNTIL: Duration = Duration::from_secs(105);
-/// After that, counted from the last call, the history lists what was accepted (design: lag of at most 3 minutes).
-const LISTED_AFTER: Duration = Duration::from_mins(3);
 /// The shortest roaming retention of any edition: beyond it an absence says nothing.
 const RETENTION: Duration = Duration::from_hours(7 * 24);
 /// Members of a batch call that are looked up side by side.
@@ -201,8 +199,26 @@ impl Inquiry<'_> {
             verdict.next = DoubtNext::Look { after, absent: true };
             return self.settle(verdict).await;
         }
+        let listed_after = ctx.timing.listed_after;
+        let listed = !may_be_listed || doubt.since_last >= listed_after;
+        let later = DoubtNext::Look {
+            after: listed_after
+                .saturating_sub(doubt.since_last)
+                .max(Duration::from_secs(1)),
+            absent: true,
+        };
+        let (revoked, rest): (Vec<&DoubtfulMember>, Vec<&DoubtfulMember>) =
+            absent.iter().partition(|member| member.revocation.is_some());
+        let is_over = loaded.job.expires_at.is_some_and(|at| at <= Utc::now());
+        let is_exhausted = unit.attempts >= ctx.retry.max_attempts;
+        if !listed && (is_over || is_exhausted || !revoked.is_empty()) {
+            // Unlike a repeat, which the service drops if the first was accepted, an end is final: what is listed only now
+            // would be with its recipient, and on record as never sent.
+            verdict.next = later;
+            return self.settle(verdict).await;
+        }
         ctx.metrics.operation(Operation::ReconcileAbsent);
-        if loaded.job.expires_at.is_some_and(|at| at <= Utc::now()) {
+        if is_over {
             self.end_absent(
                 &mut verdict,
                 absent,
@@ -213,8 +229,6 @@ impl Inquiry<'_> {
             verdict.next = DoubtNext::End;
             return self.settle(verdict).await;
         }
-        let (revoked, rest): (Vec<&DoubtfulMember>, Vec<&DoubtfulMember>) =
-            absent.iter().partition(|member| member.revocation.is_some());
         if !revoked.is_empty() {
             verdict.cancelled_by = revoked.iter().find_map(|member| member.revocation.clone());
             self.end_absent(
@@ -229,7 +243,7 @@ impl Inquiry<'_> {
                 return self.settle(verdict).await;
             }
         }
-        if unit.attempts >= ctx.retry.max_attempts {
+        if is_exhausted {
             let message = format!(
                 "after {} attempts: the answers were lost, and the history shows no message",
                 unit.attempts
@@ -242,7 +256,6 @@ impl Inquiry<'_> {
         // Whoever is left of a call that reached others goes under a new pair: the old one could be dropped as a repeat
         // and answered OK.
         let repeatable = !partial && revoked.is_empty() && doubt.encoder == ENCODER_VERSION;
-        let listed = !may_be_listed || doubt.since_last >= LISTED_AFTER;
         if (repeatable && doubt.since_first < REPEAT_UNTIL) || listed {
             tracing::info!(job.id = %unit.job, part = unit.part, members = rest.len(),
                            "the history doesn't show a message whose answer was lost: it is sent again");
@@ -261,10 +274,7 @@ impl Inquiry<'_> {
                 after: Duration::ZERO,
             };
         } else {
-            let after = LISTED_AFTER
-                .saturating_sub(doubt.since_last)
-                .max(Duration::from_secs(1));
-            verdict.next = DoubtNext::Look { after, absent: true };
+            verdict.next = later;
         }
         self.settle(verdict).await
     }

@@ -114,6 +114,32 @@ async fn a_batch_whose_answer_was_lost_is_found_member_by_member() {
     assert_eq!(delivered_once(&world), 60);
 }
 
+#[tokio::test]
+async fn a_doubtful_message_that_is_revoked_is_not_given_up_while_the_history_may_still_list_it() {
+    let mut world = careless_service().await;
+    // Both looks come before the message is listed: 0.3 s and 4.5 s after the call.
+    world.set("IM_DISPATCHER__RECONCILE__LISTED_AFTER", "10s");
+    world.simulator.set_roam_lag(Duration::from_secs(8));
+    let _worker = Worker::start(&world).await;
+    world.simulator.inject(Command::SendMsg, Fault::CutAfter, 1);
+    world.broker.publish("normal", &send("listed-late", "alice")).await;
+    crate::support::eventually(LONG, "it is at the service", || async {
+        (world.simulator.delivered_total() == 1).then_some(())
+    })
+    .await;
+    let revoke = json!({"type": "revoke", "id": "r", "target": {"job": "listed-late"}});
+    world.broker.publish("high", &revoke).await;
+    assert_eq!(
+        settled(&world, "listed-late").await["recipients"]["cancelled"],
+        0,
+        "it had been sent"
+    );
+    crate::support::eventually(LONG, "it is revoked", || async {
+        (world.simulator.report().revoked == 1).then_some(())
+    })
+    .await;
+}
+
 /// A batch to these recipients, and what became of them.
 async fn batch(world: &World, id: &str, to: &[String]) -> serde_json::Value {
     let job = json!({"type": "batch_send", "id": id, "to": to, "message": {"text": id}});
