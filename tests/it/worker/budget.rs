@@ -15,16 +15,15 @@ async fn the_limit_of_a_second_is_never_exceeded_while_three_lanes_have_work() {
     })
     .await;
     world.set("IM_RATE_LIMIT", "40");
+    // Published before anyone consumes, so that there is a backlog from the first moment.
+    assert!(world.cli(&["migrate"]).await.status.success());
+    assert!(
+        world.cli(&["check"]).await.status.success(),
+        "check declares the topology"
+    );
     for n in 0..160 {
         let mut job = send(&format!("job-{n}"), &format!("user{n}"));
         job["group"] = json!("load");
-        // Published before anyone consumes, so that there is a backlog from the first moment.
-        if n == 0 {
-            assert!(
-                world.cli(&["check"]).await.status.success(),
-                "check declares the topology"
-            );
-        }
         world.broker.publish(["high", "normal", "bulk"][n % 3], &job).await;
     }
     let _worker = Worker::start(&world).await;
