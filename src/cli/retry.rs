@@ -28,7 +28,8 @@ pub(super) struct Args {
     /// Those of every job of a group
     #[arg(long, value_name = "GROUP")]
     group: Option<String>,
-    /// Only those that failed with this code, such as im-90012 or retries-exhausted
+    /// Only those that failed with this code, such as im-90012 or retries-exhausted; outcome-unknown also takes those that
+    /// nobody can tell were sent, at the risk of a second message
     #[arg(long, value_name = "CODE")]
     code: Option<String>,
     /// Count, and change nothing

@@ -80,6 +80,7 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> anyhow::Result<Exit
         },
         quiet: CALL_WINDOW + settings.im.total_timeout + settings.reconcile.settle,
         settle: settings.reconcile.settle,
+        listed_after: settings.reconcile.listed_after,
         examples: args.limit,
     };
     let store = store(settings)?;

@@ -1,6 +1,6 @@
 //! What happened to a job, in order.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Entry, Event, waiting::clock};
 use crate::{
@@ -73,7 +73,8 @@ fn of_message(facts: &JobFacts, message: &MessageFact, entries: &mut Vec<Entry>)
         );
         entries.push(Entry::new(message.first_call_at, Event::Retried, text));
     }
-    if let Some(at) = message.first_call_at {
+    // A batch's calls tell their own claims.
+    if let Some(at) = message.first_call_at.filter(|_| facts.calls.is_empty()) {
         let pair = message.pair.map_or(String::new(), |(seq, random)| {
             format!(", MsgSeq {seq}, MsgRandom {random}")
         });
@@ -82,7 +83,7 @@ fn of_message(facts: &JobFacts, message: &MessageFact, entries: &mut Vec<Entry>)
             Event::Claimed,
             format!("claimed for a call{pair}"),
         ));
-        if let Some(last) = message.last_call_at.filter(|last| *last > at) {
+        if let Some(last) = message.last_call_at.filter(|last| is_another(at, *last)) {
             let text = format!("claimed again; {} calls have been made in all", message.attempts);
             entries.push(Entry::new(Some(last), Event::Claimed, text));
         }
@@ -106,12 +107,12 @@ fn outcome(facts: &JobFacts, message: &MessageFact) -> Option<Entry> {
     } else {
         "sent"
     };
-    let last = facts
-        .attempts
-        .iter()
-        .map(|attempt| attempt.at)
-        .max()
-        .or(message.last_call_at);
+    // No table keeps when a recipient failed: not before its last call.
+    let times = facts.attempts.iter().map(|attempt| attempt.at);
+    let last = times
+        .chain(facts.calls.iter().map(|call| call.last_call_at))
+        .chain(message.last_call_at)
+        .max();
     Some(match message.state {
         MessageState::Pending | MessageState::Calling | MessageState::Doubt => return None,
         MessageState::Sent | MessageState::Revoked => {
@@ -144,6 +145,12 @@ fn outcome(facts: &JobFacts, message: &MessageFact) -> Option<Entry> {
     })
 }
 
+/// Whether the last claim is another than the first. One statement writes both times of a first claim, some microseconds
+/// apart; a second claim comes after a call.
+fn is_another(first: DateTime<Utc>, last: DateTime<Utc>) -> bool {
+    last - first >= TimeDelta::milliseconds(1)
+}
+
 /// The end of a job that is told as a whole.
 fn ended(facts: &JobFacts, state: JobState) -> Option<Entry> {
     if state == JobState::Pending {
@@ -159,7 +166,7 @@ fn ended(facts: &JobFacts, state: JobState) -> Option<Entry> {
 }
 
 fn called(call: &CallFact) -> Entry {
-    let again = if call.last_call_at > call.first_call_at {
+    let again = if is_another(call.first_call_at, call.last_call_at) {
         format!("; again at {}", clock(call.last_call_at))
     } else {
         String::new()

@@ -26,7 +26,7 @@ const WORDS: [(&str, Meaning); 18] = [
     word(
         "outcome-unknown",
         "a call's answer was lost, and the history can't tell whether the message was sent",
-        "ask the recipient or look into the app; `retry --job` sends it again, at the risk of a second message",
+        "ask the recipient; `retry --job J --code outcome-unknown` sends it again, at the risk of a second message",
     ),
     word(
         "poison",

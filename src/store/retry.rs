@@ -8,7 +8,8 @@ use crate::domain::{Command, GroupName, JobId, job::MAX_CALL_RECIPIENTS};
 pub struct RetryFilter<'a> {
     /// Only while the job is in this generation: a replay acts once.
     pub generation: Option<i32>,
-    /// Only those that failed with this word.
+    /// Only those that failed with this word; those that nobody can tell were sent only where it names theirs,
+    /// `outcome-unknown`, since that risks a second message.
     pub code: Option<&'a str>,
 }
 
@@ -59,8 +60,9 @@ impl Store {
                    CASE WHEN j.state = 0 OR j.type = 2 THEN 0
                         WHEN j.total = 0 THEN (j.error_code IS NOT NULL AND ($4::text IS NULL OR j.error_code = $4))::int4::int8
                         ELSE (SELECT count(*) FROM messages m
-                              WHERE m.job_id = j.id AND m.created_at = j.created_at AND m.state = 4
-                                AND ($4::text IS NULL OR m.error_code = $4)
+                              WHERE m.job_id = j.id AND m.created_at = j.created_at
+                                AND (m.state = 4 AND ($4::text IS NULL OR m.error_code = $4)
+                                     OR m.state = 8 AND m.error_code = $4)
                                 AND NOT EXISTS (SELECT FROM work w
                                                 WHERE w.job_id = m.job_id AND w.kind = 0 AND w.part = m.idx / 500))
                    END AS "failed!"
@@ -146,7 +148,8 @@ impl Store {
                 UPDATE messages
                 SET state = 0, generation = $3, seq = NULL, random = NULL, first_call_at = NULL, call_id = NULL,
                     token = NULL, error_code = NULL, error_message = NULL
-                WHERE job_id = $1 AND created_at = $2 AND state = 4 AND ($4::text IS NULL OR error_code = $4)
+                WHERE job_id = $1 AND created_at = $2
+                  AND (state = 4 AND ($4::text IS NULL OR error_code = $4) OR state = 8 AND error_code = $4)
                   -- A part that still has work would end without those that were reopened behind its call's back.
                   AND NOT EXISTS (SELECT FROM work w WHERE w.job_id = $1 AND w.kind = 0 AND w.part = idx / 500)
                 RETURNING idx

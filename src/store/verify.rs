@@ -261,6 +261,8 @@ impl VerifyWalk {
 
     /// The next records, in the order of conversations; empty behind the last.
     pub async fn next_page(&mut self) -> Result<Vec<ScopeRecord>, StoreError> {
+        // OFFSET 0 lets each row be fetched by its key. A plain join goes by the job alone once that is joined first, and
+        // reads a whole batch for each of its members.
         let rows = sqlx::query(
             "SELECT s.n, j.app, j.id, j.type, j.online_only, m.idx, m.from_account, m.to_account, m.state, m.msg_key, m.msg_time,
                     m.seq, m.random,
@@ -274,8 +276,9 @@ impl VerifyWalk {
                     array(SELECT k.msg_key FROM message_keys k
                           WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL) AS further_keys
              FROM verify_scope s
-             JOIN messages m ON m.job_id = s.job_id AND m.idx = s.idx AND m.created_at = s.created_at
-             JOIN jobs j ON j.id = s.job_id
+             CROSS JOIN LATERAL (SELECT * FROM messages
+                                 WHERE job_id = s.job_id AND idx = s.idx AND created_at = s.created_at OFFSET 0) m
+             CROSS JOIN LATERAL (SELECT * FROM jobs WHERE id = s.job_id OFFSET 0) j
              WHERE s.n > $1 AND s.n <= $2 ORDER BY s.n",
         )
         .bind(self.at)

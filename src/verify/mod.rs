@@ -17,9 +17,6 @@ pub use run::{VerifyError, verify};
 
 use crate::store::{ScopeRecord, VerifyScope};
 
-/// The service lists what it accepted within that time (design: a lag of at most 3 minutes).
-pub const LISTED_AFTER: Duration = Duration::from_mins(3);
-
 /// What is verified, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct VerifyOptions<'a> {
@@ -27,7 +24,9 @@ pub struct VerifyOptions<'a> {
     pub scope: VerifyScope<'a>,
     /// Since its claim a call can't still be on its way after that long: what has no outcome then is in doubt.
     pub quiet: Duration,
-    /// How long a message that was sent within [`LISTED_AFTER`] and isn't listed is waited for before a second look.
+    /// The service lists what it accepted within that time.
+    pub listed_after: Duration,
+    /// How long a message that was sent within `listed_after` and isn't listed is waited for before a second look.
     pub settle: Duration,
     /// Findings of each kind that are named; all are counted.
     pub examples: usize,

@@ -8,7 +8,7 @@ use std::{
 use futures::{TryStreamExt as _, stream};
 
 use super::{
-    Finding, HistoryAsker, LISTED_AFTER, NamedFinding, Verdict, VerifyOptions, VerifyReport,
+    Finding, HistoryAsker, NamedFinding, Verdict, VerifyOptions, VerifyReport,
     judge::{Sight, asks, judge, strangers},
 };
 use crate::{
@@ -94,7 +94,7 @@ pub async fn verify(
         judged += verdicts.len() as u64;
         progress(judged, records);
         for (record, verdict) in verdicts {
-            let young = verdict.finding == Finding::Missing && record.age < LISTED_AFTER;
+            let young = verdict.finding == Finding::Missing && record.age < options.listed_after;
             if young && again.len() < SECOND_LOOKS {
                 again.push(record);
             } else {
@@ -154,9 +154,9 @@ async fn second_look(
     while let Some(verdicts) = looks.try_next().await? {
         for (record, mut verdict) in verdicts {
             if verdict.finding == Finding::Missing {
-                verdict.why.push_str(
-                    "; it was sent within the last minutes, and the service may list it up to 3 minutes late",
-                );
+                verdict
+                    .why
+                    .push_str("; it was sent a moment ago, and the service may list it later (reconcile.listed_after)");
             }
             count(report, &record, verdict, looker.options);
         }

@@ -227,6 +227,14 @@ async fn what_nobody_knows_is_in_doubt() {
     let (code, report) = verified(&world, &[]).await;
     assert_eq!((code, &report["in_doubt"]), (1, &json!(1)), "{report:#}");
     assert_eq!(report["findings"][0]["job"], "unknown");
+    // The operator settles it: sent again, but only where that is asked for by name.
+    let (_, retried) = super::json(&world, &["retry", "--job", "unknown", "--json"]).await;
+    assert_eq!(retried["retried"], 0);
+    let arguments = ["retry", "--job", "unknown", "--code", "outcome-unknown", "--json"];
+    assert_eq!(super::json(&world, &arguments).await.1["retried"], 1);
+    assert_eq!(settled(&world, "unknown").await["state"], "sent");
+    assert_eq!(verified(&world, &[]).await.0, 0);
+    execute(&world, "UPDATE messages SET state = 8, error_code = 'outcome-unknown'").await;
 
     // A call without an outcome: under way at first, in doubt once it can't be.
     world.broker.publish("normal", &send("stuck", "bob")).await;
