@@ -391,6 +391,7 @@ impl Case<'_> {
         {
             add(Fault::KeyNotTheServices, "the service has no such key for it");
         }
+        let untold = self.job.may_be_unknown && record.error.as_deref() == Some(OUTCOME_UNKNOWN);
         match record.state {
             MessageState::Pending => add(Fault::Lost, "still pending"),
             MessageState::Calling | MessageState::Doubt | MessageState::Unknown => add(Fault::InDoubt, "in doubt"),
@@ -401,11 +402,8 @@ impl Case<'_> {
                 add(Fault::KeyNotTheServices, "recorded as sent without a key");
             }
             MessageState::Sent | MessageState::Revoked => {}
-            MessageState::Failed if self.job.may_be_unknown && record.error.as_deref() == Some(OUTCOME_UNKNOWN) => {
-                if self.letters.is_empty() {
-                    add(Fault::LetterMissing, "failed as a whole");
-                }
-            }
+            MessageState::Failed if untold && self.letters.is_empty() => add(Fault::LetterMissing, "failed as a whole"),
+            MessageState::Failed if untold => {}
             _ if !service.is_empty() => add(Fault::WrongEnd, "recorded as not sent, and the service has it"),
             MessageState::Failed if exists => add(Fault::WrongEnd, "failed"),
             MessageState::Cancelled if !covered => add(Fault::WrongEnd, "cancelled, and nothing revokes it"),
