@@ -41,5 +41,9 @@ down:
 migrate:
     eval "$(scripts/services.sh env)" && cargo run -- migrate
 
+# Kills everything under load, and counts what reached each recipient: just chaos --minutes 10 --seed 3
+chaos *ARGS:
+    scripts/chaos.sh {{ARGS}}
+
 demo *ARGS:
     scripts/demo.sh {{ARGS}}

@@ -304,14 +304,18 @@ fn check_letters(jobs: &BTreeMap<String, Expected>, letters: &[Letter], verdict:
         if word.is_empty() || letter.sentence.as_deref().is_none_or(str::is_empty) {
             verdict.add(Fault::LetterWithoutReason, &name, format!("{letter:?}"));
         }
-        let expected = id
-            .and_then(|id| jobs.get(id))
-            .is_some_and(|job| job.kind == Kind::Invalid && word.starts_with("invalid-"));
+        let expected = id.and_then(|id| jobs.get(id)).is_some_and(|job| {
+            (job.kind == Kind::Invalid && word.starts_with("invalid-"))
+                || (job.may_be_unknown && word == OUTCOME_UNKNOWN)
+        });
         if !expected {
             verdict.add(Fault::LetterUnexpected, &name, format!("{letter:?}"));
         }
     }
 }
+
+/// The word of a message whose end nobody can tell, where the job asked to fail then.
+const OUTCOME_UNKNOWN: &str = "outcome-unknown";
 
 type Told = HashMap<(String, String), HashMap<String, BTreeSet<String>>>;
 
@@ -387,6 +391,7 @@ impl Case<'_> {
         {
             add(Fault::KeyNotTheServices, "the service has no such key for it");
         }
+        let untold = self.job.may_be_unknown && record.error.as_deref() == Some(OUTCOME_UNKNOWN);
         match record.state {
             MessageState::Pending => add(Fault::Lost, "still pending"),
             MessageState::Calling | MessageState::Doubt | MessageState::Unknown => add(Fault::InDoubt, "in doubt"),
@@ -397,6 +402,8 @@ impl Case<'_> {
                 add(Fault::KeyNotTheServices, "recorded as sent without a key");
             }
             MessageState::Sent | MessageState::Revoked => {}
+            MessageState::Failed if untold && self.letters.is_empty() => add(Fault::LetterMissing, "failed as a whole"),
+            MessageState::Failed if untold => {}
             _ if !service.is_empty() => add(Fault::WrongEnd, "recorded as not sent, and the service has it"),
             MessageState::Failed if exists => add(Fault::WrongEnd, "failed"),
             MessageState::Cancelled if !covered => add(Fault::WrongEnd, "cancelled, and nothing revokes it"),

@@ -120,7 +120,7 @@ fn strike(
     let worker = random.random_range(0..fleet.places.len());
     let now = Instant::now();
     let mut span = |from: u64, to: u64| now + Duration::from_millis(random.random_range(from..to));
-    let (short, long) = (span(200, 2_000), span(1_000, 8_000));
+    let (short, long) = (span(200, 2_000), span(1_000, 15_000));
     let is_down = mends
         .iter()
         .any(|(_, mend)| matches!(mend, Mend::Start(at) if *at == worker));

@@ -34,6 +34,8 @@ pub(crate) struct Expected {
     pub(crate) group: Option<String>,
     /// Whether its time may be over before it is sent.
     pub(crate) may_expire: bool,
+    /// Whether nobody can tell if it was sent when its answer is lost: online-only, with `on_unknown` fail.
+    pub(crate) may_be_unknown: bool,
 }
 
 /// What a revoke job is aimed at.
@@ -158,6 +160,7 @@ impl Draw {
             950..958 => self.group(ledger),
             958..970 => self.batch(ledger),
             970..980 => vec![self.invalid(ledger)],
+            980..990 => vec![self.online_only(ledger)],
             _ => vec![self.send(ledger, None, None)],
         }
     }
@@ -220,6 +223,7 @@ impl Draw {
             to: [to].into(),
             group: group.map(str::to_owned),
             may_expire: time.is_some_and(|(field, _)| field == "expires_at"),
+            may_be_unknown: false,
         };
         ledger.expect(&id, expected);
         Self::publication(&id, lane, &job)
@@ -256,6 +260,7 @@ impl Draw {
             to: [to].into(),
             group: None,
             may_expire: false,
+            may_be_unknown: false,
         };
         ledger.expect(&id, expected);
         Self::publication(&id, lane, &job)
@@ -287,7 +292,29 @@ impl Draw {
         let time = self.random.random_bool(0.2).then(|| ("send_at", self.soon(500, 8_000)));
         let send = self.send(ledger, time, None);
         let target = Target::Job(send.id.clone());
+        if self.random.random_bool(0.2) {
+            // Twice, by two jobs.
+            let all = self.with_revocation(ledger, target.clone(), vec![send]);
+            return self.with_revocation(ledger, target, all);
+        }
         self.with_revocation(ledger, target, vec![send])
+    }
+
+    /// Stored nowhere, so that a lost answer stays unknown: the job asks to fail then.
+    fn online_only(&mut self, ledger: &Ledger) -> Publication {
+        let (id, lane) = (self.id("online"), self.lane());
+        let to = format!("user_{}", self.random.random_range(0..1_000));
+        let job = json!({"type": "send", "id": id, "to": to, "on_unknown": "fail",
+                         "message": {"text": id, "life_time": 0}});
+        let expected = Expected {
+            kind: Kind::Send,
+            to: [to].into(),
+            group: None,
+            may_expire: false,
+            may_be_unknown: true,
+        };
+        ledger.expect(&id, expected);
+        Self::publication(&id, lane, &job)
     }
 
     fn revoked_by_key(&mut self, ledger: &Ledger) -> Vec<Publication> {
@@ -344,6 +371,7 @@ impl Draw {
             to: to.clone(),
             group: group.map(str::to_owned),
             may_expire: false,
+            may_be_unknown: false,
         };
         ledger.expect(&id, expected);
         (Self::publication(&id, lane, &job), to)
@@ -361,6 +389,7 @@ impl Draw {
             to: BTreeSet::new(),
             group: None,
             may_expire: false,
+            may_be_unknown: false,
         };
         ledger.expect(&id, expected);
         Publication {
