@@ -21,7 +21,9 @@ async fn explained(world: &World, arguments: &[&str]) -> Value {
 /// The kinds of the timeline's entries.
 fn events(explained: &Value) -> Vec<&str> {
     let timeline = explained["timeline"].as_array().unwrap();
-    timeline.iter().map(|entry| entry["event"].as_str().unwrap()).collect()
+    let events = timeline.iter().map(|entry| entry["event"].as_str().unwrap());
+    // An event that waits in the outbox for some milliseconds is told, too.
+    events.filter(|event| *event != "unpublished").collect()
 }
 
 /// The first entry of a kind.
