@@ -327,7 +327,7 @@ impl Store {
         .map_err(|error| StoreError::query("mark a message for revocation", error))?;
         sqlx::query!(
             "INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
-             VALUES (1, $1, 0, $2, 0, $3, 5, now()) ON CONFLICT DO NOTHING",
+             VALUES (1, $1, 0, $2, 0, $3, 4, now()) ON CONFLICT DO NOTHING",
             settlement.id.as_str(),
             settlement.created_at,
             settlement.app.as_str(),

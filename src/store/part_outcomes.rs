@@ -274,7 +274,7 @@ pub(super) async fn want_members_revoked(
             RETURNING m.idx
         )
         INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
-        SELECT 1, $1, idx, $2, 1, $5, 5, now() FROM wanted
+        SELECT 1, $1, idx, $2, 1, $5, 4, now() FROM wanted
         ON CONFLICT DO NOTHING
         "#,
         unit.job.as_str(),

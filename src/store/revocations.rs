@@ -124,7 +124,7 @@ impl Store {
         .map_err(|error| StoreError::query("write a tombstone", error))?;
         sqlx::query!(
             "INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
-             VALUES (2, $1, 0, $2, $3, $4, 5, now()) ON CONFLICT DO NOTHING",
+             VALUES (2, $1, 0, $2, $3, $4, 4, now()) ON CONFLICT DO NOTHING",
             revocation.id.as_str(),
             inserted.created_at,
             revocation.lane.index() as i16,
@@ -236,7 +236,7 @@ impl Store {
                 RETURNING job_id, idx, created_at, state
             ), queued AS (
                 INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
-                SELECT 1, job_id, idx, created_at, 0, $5, 5, now() FROM owner WHERE state = 3
+                SELECT 1, job_id, idx, created_at, 0, $5, 4, now() FROM owner WHERE state = 3
                 ON CONFLICT DO NOTHING
             )
             SELECT count(*) AS "owned!" FROM owner
@@ -260,7 +260,7 @@ impl Store {
             .map_err(|error| StoreError::query("mark a raw revocation", error))?;
             sqlx::query!(
                 "INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
-                 VALUES (5, $1, 0, $2, $3, $4, 5, now()) ON CONFLICT DO NOTHING",
+                 VALUES (5, $1, 0, $2, $3, $4, 4, now()) ON CONFLICT DO NOTHING",
                 unit.job.as_str(),
                 unit.created_at,
                 unit.lane.index() as i16,
@@ -416,7 +416,7 @@ async fn mark(
     sqlx::query!(
         r#"
         INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
-        SELECT 1, i.job_id, i.idx, i.created_at, $4, j.app, 5, now()
+        SELECT 1, i.job_id, i.idx, i.created_at, $4, j.app, 4, now()
         FROM unnest($1::text[], $2::int4[], $3::timestamptz[]) AS i(job_id, idx, created_at)
         JOIN jobs j ON j.id = i.job_id
         ORDER BY i.job_id, i.idx

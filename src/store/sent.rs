@@ -73,7 +73,7 @@ impl Store {
                 RETURNING m.job_id, m.created_at, m.revoke_id, i.app
             ), revoke AS (
                 INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
-                SELECT 1, job_id, 0, created_at, 0, app, 5, now() FROM done WHERE revoke_id IS NOT NULL
+                SELECT 1, job_id, 0, created_at, 0, app, 4, now() FROM done WHERE revoke_id IS NOT NULL
                 ON CONFLICT DO NOTHING
             )
             SELECT job_id AS "job_id!", revoke_id FROM done
