@@ -14,7 +14,7 @@ use super::{
     app::App,
     cache::LoadedJob,
     context::{Context, Halt},
-    due::{give_back, load},
+    due::{LEASE, give_back, load},
     events::{Facts, all_failed, single_call},
     judge::{EXHAUSTED, OUTCOME_UNKNOWN, needs_letter, spread},
     look::Sight,
@@ -41,6 +41,11 @@ const REPEAT_UNTIL: Duration = Duration::from_secs(105);
 const RETENTION: Duration = Duration::from_hours(7 * 24);
 /// Members of a batch call that are looked up side by side.
 const LOOKS_AT_ONCE: usize = 16;
+/// Members of a batch call that are looked up before the lease is renewed: of two calls each, so that even a budget of
+/// 10 calls a second needs a fraction of it.
+const LOOKS_PER_LEASE: usize = 64;
+/// How often a member of a batch is asked about in one look, if the service can't answer at once.
+const ROUNDS: u32 = 5;
 
 /// A doubt under way.
 pub(super) struct Inquiry<'a> {
@@ -114,14 +119,47 @@ impl Inquiry<'_> {
             give_back(ctx, unit, wait).await;
             return Ok(());
         }
-        let sights: Vec<(DoubtfulMember, Sight)> = stream::iter(doubt.members.clone())
-            .map(|member| async move { self.sight(&member).await.map(|sight| (member, sight)) })
-            .buffered(LOOKS_AT_ONCE)
-            .collect::<Vec<_>>()
-            .await
-            .into_iter()
-            .collect::<Result<_, Halt>>()?;
+        let Some(sights) = self.sights().await? else {
+            return Ok(());
+        };
         self.decide(sights).await
+    }
+
+    /// Looks for every member; `None` if the lease was lost meanwhile. Those of a batch who couldn't be asked are asked
+    /// again in the same look: one of some hundreds nearly always fails, and would make the others' answers worthless.
+    async fn sights(&self) -> Result<Option<Vec<(DoubtfulMember, Sight)>>, Halt> {
+        let Self { ctx, unit, doubt, .. } = self;
+        let rounds = if self.batch { ROUNDS } else { 1 };
+        let (mut sights, mut open) = (Vec::new(), doubt.members.clone());
+        for round in 1..=rounds {
+            let (mut again, mut pause) = (Vec::new(), Duration::ZERO);
+            for members in open.chunks(LOOKS_PER_LEASE) {
+                let seen = stream::iter(members.to_vec())
+                    .map(|member| async move { self.sight(&member).await.map(|sight| (member, sight)) })
+                    .buffered(LOOKS_AT_ONCE)
+                    .collect::<Vec<_>>()
+                    .await;
+                for seen in seen {
+                    match seen? {
+                        (member, Sight::Later(after)) if round < rounds => {
+                            pause = pause.max(after);
+                            again.push(member);
+                        }
+                        seen => sights.push(seen),
+                    }
+                }
+                if self.batch && !ctx.persist(|| ctx.store.keep_lease(unit, LEASE)).await? {
+                    return Ok(None);
+                }
+            }
+            open = again;
+            if open.is_empty() {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+        }
+        sights.sort_unstable_by_key(|(member, _)| member.member.idx);
+        Ok(Some(sights))
     }
 
     /// Members whose outcome is open.

@@ -191,6 +191,19 @@ async fn members_whose_history_can_not_be_read_strand_nobody_else_of_a_lost_batc
 }
 
 #[tokio::test]
+async fn a_history_that_fails_now_and_then_keeps_no_large_batch_in_doubt() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    // Of the 400 questions of one look about 20 aren't answered.
+    let rule = "admin_getroammsg:code:60007=0.05";
+    world.simulator.add_fault(rule.parse().unwrap());
+    world.simulator.inject(Command::BatchSendMsg, Fault::ResetBefore, 1);
+    let to: Vec<String> = (0..200).map(|n| format!("u{n}")).collect();
+    assert_eq!(batch(&world, "large", &to).await, counts(200, &[("sent", 200)]));
+    assert_eq!(delivered_once(&world), 200);
+}
+
+#[tokio::test]
 async fn an_online_only_message_whose_answer_was_lost_follows_on_unknown() {
     let world = careless_service().await;
     let _worker = Worker::start(&world).await;
