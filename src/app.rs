@@ -1,6 +1,7 @@
 //! The composition root: the only place that builds everything and knows every module.
 
 use std::{
+    collections::HashMap,
     process::ExitCode,
     sync::{
         Arc,
@@ -11,11 +12,12 @@ use std::{
 
 use anyhow::Context as _;
 use async_trait::async_trait;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     broker::{Broker, BrokerOptions},
-    budget::{Budget, BudgetKey, BudgetOptions, Limits, Pacer},
+    budget::{Budget, BudgetKey, BudgetOptions, Fleet, Limits, Pacer},
     config::{AppSettings, Settings, WindowMode},
     domain::{
         AppName, Command, JobId, Lane,
@@ -26,7 +28,7 @@ use crate::{
     im::{ClientOptions, ImApp, ImClient},
     store::{NewRevocation, RevocationAdded, Store, StoreOptions},
     telemetry::Metrics,
-    worker::{Context, Parts, Worker},
+    worker::{Context, Parts, StoreLedger, Worker},
 };
 
 /// In-flight calls that are kept for the high lane, whatever the others do.
@@ -34,13 +36,18 @@ const HIGH_IN_FLIGHT: u32 = 16;
 /// The largest prefetch of a lane, with limits off.
 const MOST_PREFETCH: u32 = 2_000;
 
-/// Runs a worker until SIGTERM or SIGINT, then drains; a second signal skips the wait.
+/// Runs a worker until SIGTERM or SIGINT, then drains; a second signal skips the wait. On SIGHUP it takes the limits of what
+/// `reload` reads, and nothing else of it.
 ///
 /// # Errors
 /// What stops a start: settings, an address that is taken. A service that is away does not.
-pub async fn run_worker(settings: Settings) -> anyhow::Result<ExitCode> {
+pub async fn run_worker(
+    settings: Settings,
+    reload: impl Fn() -> anyhow::Result<Settings> + Send + 'static,
+) -> anyhow::Result<ExitCode> {
     let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
     watch_signals(draining.clone(), stopping.clone())?;
+    let mut hangups = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
     let metrics = Arc::new(Metrics::new());
     let store = Store::new(&StoreOptions::new(settings.require_database()?.clone()))?;
     let http = settings.require_http()?;
@@ -80,10 +87,20 @@ pub async fn run_worker(settings: Settings) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     health.migrated.store(true, Ordering::Relaxed);
+    let limits = SharedLimits::new(parking_lot::Mutex::new(limits_of(&settings)));
+    let budget = budget(&settings, &store, Arc::clone(&limits))?;
+    tokio::spawn({
+        let (budget, limits) = (budget.clone(), Arc::clone(&limits));
+        async move {
+            while hangups.recv().await.is_some() {
+                reload_limits(&reload, &limits, &budget);
+            }
+        }
+    });
     let context = Context::new(Parts {
         namespace: settings.namespace.clone(),
         store,
-        budget: budget(&settings)?,
+        budget,
         clients,
         broker: broker.clone(),
         retry: retry(&settings)?,
@@ -94,11 +111,13 @@ pub async fn run_worker(settings: Settings) -> anyhow::Result<ExitCode> {
         recipient_letters: settings.dead_letters.recipients,
         max_in_flight: settings.worker.max_in_flight,
         high_in_flight: HIGH_IN_FLIGHT,
-        limits: limits_of(&settings),
+        limits,
         metrics,
         draining: draining.clone(),
         stopping: stopping.clone(),
     });
+    // Before anything is taken.
+    context.refresh_pauses().await;
     let worker = Worker::start(context, deliveries);
     drop(health.context.set(Arc::clone(worker.context())));
     broker.pause_consuming(false);
@@ -121,7 +140,6 @@ pub async fn run_worker(settings: Settings) -> anyhow::Result<ExitCode> {
 
 /// First signal: drain. Second: stop now.
 fn watch_signals(draining: CancellationToken, stopping: CancellationToken) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("watch for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("watch for SIGINT")?;
     tokio::spawn(async move {
@@ -237,7 +255,9 @@ fn prefetch(settings: &Settings) -> [u16; 3] {
     Lane::ALL.map(|lane| settings.lanes[lane.index()].prefetch.unwrap_or(default[lane.index()]))
 }
 
-type LimitTable = std::collections::HashMap<(u64, Command), Limits>;
+type LimitTable = HashMap<(u64, Command), Limits>;
+/// The limits in force; a SIGHUP replaces them.
+type SharedLimits = Arc<parking_lot::Mutex<LimitTable>>;
 
 fn limits_of(settings: &Settings) -> LimitTable {
     settings
@@ -259,12 +279,16 @@ fn limits_of(settings: &Settings) -> LimitTable {
         .collect()
 }
 
-fn budget(settings: &Settings) -> anyhow::Result<Budget> {
-    let options = BudgetOptions {
+/// The budget. `answered` reopens a slot when its call was answered, which only the process that made the call knows: there
+/// each process paces by its own log.
+fn budget(settings: &Settings, store: &Store, limits: SharedLimits) -> anyhow::Result<Budget> {
+    let answered = settings.budget.window == WindowMode::Answered;
+    let mut options = BudgetOptions {
         guard: settings.budget.guard,
-        window: match settings.budget.window {
-            WindowMode::Sent => crate::budget::WindowMode::Sent,
-            WindowMode::Answered => crate::budget::WindowMode::Answered,
+        window: if answered {
+            crate::budget::WindowMode::Answered
+        } else {
+            crate::budget::WindowMode::Sent
         },
         pacer: if settings.budget.fleet {
             Pacer::Window
@@ -275,13 +299,55 @@ fn budget(settings: &Settings) -> anyhow::Result<Budget> {
         ..BudgetOptions::default()
     };
     options.check().context("the budget's settings")?;
-    let table = limits_of(settings);
-    Ok(Budget::new(options, move |key: &BudgetKey| {
-        table
-            .get(&(key.sdk_app_id.0, key.command))
-            .copied()
-            .unwrap_or(Limits::NONE)
-    }))
+    let limits_of = move |key: &BudgetKey| {
+        let limits = limits.lock().get(&(key.sdk_app_id.0, key.command)).copied();
+        limits.unwrap_or(Limits::NONE)
+    };
+    if !settings.budget.fleet {
+        return Ok(Budget::new(options, limits_of));
+    }
+    if answered {
+        tracing::warn!(
+            "budget.window = answered: each worker paces by itself, so run one worker, or divide the limits"
+        );
+        return Ok(Budget::new(options, limits_of));
+    }
+    let fleet = Fleet::new(StoreLedger(store.clone()), &options);
+    // The row halves the rate for all workers; one that did so as well would halve it twice.
+    options.throttle.share = 1.0;
+    Ok(Budget::with_sources(options, limits_of, fleet))
+}
+
+/// Takes the limits of the settings as they are now; wrong ones change nothing.
+fn reload_limits(reload: &impl Fn() -> anyhow::Result<Settings>, limits: &SharedLimits, budget: &Budget) {
+    let checked = || {
+        let settings = reload()?;
+        // A wrong limit is found out here: what only some commands need is checked when it is asked for.
+        settings.require_apps()?;
+        Ok::<_, anyhow::Error>(settings)
+    };
+    match checked() {
+        Ok(settings) => {
+            let new = limits_of(&settings);
+            let mut limits = limits.lock();
+            let changed = new
+                .iter()
+                .filter(|(key, value)| limits.get(*key) != Some(*value))
+                .count();
+            // An app that is gone from the settings is still served until the worker starts anew.
+            limits.extend(new);
+            drop(limits);
+            budget.reload();
+            tracing::info!(
+                changed,
+                "SIGHUP: the limits are those of the settings; all else needs a new start"
+            );
+        }
+        Err(error) => tracing::error!(
+            error = format!("{error:#}"),
+            "SIGHUP: the settings are wrong, the limits stay"
+        ),
+    }
 }
 
 fn retry(settings: &Settings) -> anyhow::Result<RetryPolicy> {

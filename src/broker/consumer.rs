@@ -162,12 +162,12 @@ impl QueueConsumer {
     ) -> SessionEnd {
         loop {
             let mut intake = shared.intake.subscribe();
-            let Some(consuming) = shared.begin_consuming() else {
+            let Some(consuming) = shared.begin_consuming(self.queue.lane) else {
                 shared.queue_idle(&self.queue.name, "paused");
                 tokio::select! {
                     () = shared.stop.cancelled() => return SessionEnd::Stopped,
                     () = ended.cancelled() => return SessionEnd::ConnectionLost,
-                    _ = intake.wait_for(|intake| intake.wanted()) => {}
+                    _ = intake.wait_for(|intake| intake.wants(self.queue.lane)) => {}
                 }
                 continue;
             };
@@ -262,7 +262,7 @@ impl QueueConsumer {
         tokio::select! {
             () = ended.cancelled() => Halt::Lost,
             () = shared.stop.cancelled() => Halt::Unwanted,
-            _ = intake.wait_for(|intake| !intake.wanted()) => Halt::Unwanted,
+            _ = intake.wait_for(|intake| !intake.wants(self.queue.lane)) => Halt::Unwanted,
             () = grown => Halt::Grow,
         }
     }

@@ -131,6 +131,13 @@ impl Broker {
             .send_if_modified(|intake| std::mem::replace(&mut intake.paused, pause) != pause);
     }
 
+    /// Stops taking deliveries of a lane, or goes on.
+    pub fn pause_lane(&self, lane: Lane, pause: bool) {
+        self.shared()
+            .intake
+            .send_if_modified(|intake| std::mem::replace(&mut intake.lanes[lane.index()], pause) != pause);
+    }
+
     /// The first step of a shutdown: cancels every consumer, for good, and returns when the broker has answered (or
     /// after 5 s). What was delivered stays with its holder and can be settled.
     pub async fn stop_consuming(&self) {

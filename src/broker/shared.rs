@@ -7,6 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{BrokerError, BrokerOptions, BrokerStats, Topology, link::Endpoint, link::Link};
+use crate::domain::Lane;
 
 /// Whether the broker layer can do its work. Reasons stop it, notes don't.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -39,6 +40,8 @@ impl Side {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Intake {
     pub(super) paused: bool,
+    /// Lanes that an operator paused.
+    pub(super) lanes: [bool; 3],
     pub(super) stopped: bool,
     pub(super) active: usize,
 }
@@ -46,6 +49,10 @@ pub(super) struct Intake {
 impl Intake {
     pub(super) fn wanted(self) -> bool {
         !self.paused && !self.stopped
+    }
+
+    pub(super) fn wants(self, lane: Lane) -> bool {
+        self.wanted() && !self.lanes[lane.index()]
     }
 }
 
@@ -120,6 +127,12 @@ impl Shared {
         }
     }
 
+    /// The lane of a job queue.
+    pub(super) fn lane_of(&self, queue: &str) -> Option<Lane> {
+        let mut queues = self.topology.job_queues().iter();
+        queues.find(|known| *known.name == *queue).map(|known| known.lane)
+    }
+
     /// Whether no delivery will be taken any more.
     pub(super) fn stopping(&self) -> bool {
         self.intake.borrow().stopped || self.stop.is_cancelled()
@@ -127,10 +140,10 @@ impl Shared {
 
     /// Counts a consumer in, unless none is wanted. The question and the count are one step, so that whoever stops
     /// consuming and then waits for none to be left can't miss one.
-    pub(super) fn begin_consuming(self: &Arc<Self>) -> Option<Consuming> {
+    pub(super) fn begin_consuming(self: &Arc<Self>, lane: Lane) -> Option<Consuming> {
         let mut begun = false;
         self.intake.send_if_modified(|intake| {
-            begun = intake.wanted() && !self.stop.is_cancelled();
+            begun = intake.wants(lane) && !self.stop.is_cancelled();
             intake.active += usize::from(begun);
             begun
         });
@@ -194,7 +207,8 @@ impl Shared {
             reasons.push("RabbitMQ: consuming has been stopped".to_owned());
         } else if !intake.paused && state.consume.link.is_some() {
             for (queue, why) in &state.queues {
-                if let Some(why) = why {
+                let paused = self.lane_of(queue).is_some_and(|lane| intake.lanes[lane.index()]);
+                if let Some(why) = why.as_ref().filter(|_| !paused) {
                     reasons.push(format!("RabbitMQ, queue {queue}: not consumed: {why}"));
                 }
             }

@@ -50,9 +50,10 @@ pub(super) async fn watch(shared: &Shared, link: &Link, queues: &[(Arc<str>, Arc
             Err(_) if link.blocked().is_some() => continue,
             Err(_) => return "the broker doesn't answer".to_owned(),
         };
-        let wanted = shared.intake.borrow().wanted();
+        let intake = *shared.intake.borrow();
         for (queue, progress) in queues {
             let delivered = progress.delivered();
+            let wanted = shared.lane_of(queue).is_some_and(|lane| intake.wants(lane));
             let entry = stuck.entry(Arc::clone(queue)).or_default();
             let waits = waiting.get(queue).is_some_and(|messages| *messages > 0);
             let nothing_came = wanted && waits && progress.has_room() && entry.0 == delivered;

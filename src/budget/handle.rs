@@ -130,7 +130,7 @@ impl Budget {
     pub fn answered(&self, key: &BudgetKey, outcome: CallOutcome) {
         match outcome {
             CallOutcome::Ok => {}
-            CallOutcome::Throttled { app_wide: false } => self.key(key).outcome(outcome),
+            CallOutcome::Throttled { app_wide: false } => self.key(key).outcome(outcome, true),
             CallOutcome::Throttled { app_wide: true } => {
                 let own = self.key(key);
                 let until = self.0.clock.now() + nanos(self.0.options.throttle.pause);
@@ -139,8 +139,8 @@ impl Budget {
                     pauses.retain(|(paused, _)| !paused.same_app(key));
                     pauses.push((own.name.clone(), until));
                 }
-                for key in self.keys().into_iter().filter(|other| other.name.same_app(key)) {
-                    key.outcome(outcome);
+                for other in self.keys().into_iter().filter(|other| other.name.same_app(key)) {
+                    other.outcome(outcome, other.name == *key);
                 }
             }
         }
@@ -219,12 +219,7 @@ impl Budget {
         }
         let limits = (self.0.limits)(name).of(name.command);
         let key = Arc::new_cyclic(|weak: &std::sync::Weak<Key>| {
-            let weak = weak.clone();
-            let waker: Waker = Arc::new(move || {
-                if let Some(key) = weak.upgrade() {
-                    key.wake();
-                }
-            });
+            let waker = Waker::new(weak.clone(), self.0.clock);
             let source = self.0.sources.open(name, limits, waker);
             Key::new(name.clone(), self.0.clock, &self.0.options, limits, source)
         });

@@ -24,7 +24,7 @@ use super::{
 
 /// The budget's clock.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct BudgetClock(Instant);
+pub(crate) struct BudgetClock(Instant);
 
 impl BudgetClock {
     /// Starts now.
@@ -236,9 +236,14 @@ impl Key {
         }
     }
 
-    /// What an answer says about the rate.
-    pub(super) fn outcome(self: &Arc<Self>, outcome: CallOutcome) {
-        self.turn(|state, now| state.outcome(now, outcome, self.meter.calls(now, self.span)));
+    /// What an answer says about the rate; `own`: it was this key's call.
+    pub(super) fn outcome(self: &Arc<Self>, outcome: CallOutcome, own: bool) {
+        self.turn(|state, now| {
+            state.outcome(now, outcome, self.meter.calls(now, self.span));
+            if own {
+                state.spread(outcome);
+            }
+        });
     }
 
     /// No call is due before then.

@@ -333,9 +333,10 @@ impl<T> KeyState<T> {
         if now < held.due {
             return Err(Forfeited::Early);
         }
+        let latest = self.source.latest(held.due, self.guard);
         self.held.remove(&id);
         // Strictly less: two uses of one slot's place, a window apart, are then never exactly a second apart.
-        if now - held.due < self.guard || self.source.counts_from_answer() {
+        if now < latest || self.source.counts_from_answer() {
             return Ok(());
         }
         if self.source.renew(now, held.due, held.recipients) {
@@ -367,6 +368,13 @@ impl<T> KeyState<T> {
                 self.source.set_limits(now, self.effective(), &[]);
             }
             self.rebook_all(now);
+        }
+    }
+
+    /// Tells the source of a throttled answer to a call of this key: a fleet's other workers must know.
+    pub(super) fn spread(&mut self, outcome: CallOutcome) {
+        if let CallOutcome::Throttled { app_wide } = outcome {
+            self.source.throttled(app_wide);
         }
     }
 

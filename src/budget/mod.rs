@@ -9,7 +9,7 @@
 //! - `lanes`: who is next. `source`: the seam to when there is a slot ([`SlotSource`]), behind which are
 //!   - `window_pacer`, the exact log of one process (`window`): the default;
 //!   - `governor_pacer`, governor alone: the mode `--no-fleet` ([`Pacer::Governor`]);
-//!   - and what a fleet reserves in a row that its workers share, passed in as [`SlotSources`].
+//!   - `fleet`: what the workers reserve ahead in a row that they share ([`Fleet`], through a [`SlotLedger`]).
 //! - `throttle`: what a throttled answer does. `meter`: what was used lately.
 //!
 //! It knows no HTTP, no SQL and no AMQP, nor what a call is.
@@ -18,6 +18,7 @@
 //! of one that makes it exact gives a lone job no more than the next beat, can't take back a slot that a job did not need
 //! or missed, and can't answer an idle second at once; with a larger burst its rate has to fall for the window to hold.
 
+mod fleet;
 mod governor_pacer;
 mod handle;
 mod key;
@@ -35,6 +36,7 @@ mod throttle;
 mod window;
 mod window_pacer;
 
+pub use fleet::{Fleet, LedgerAsk, LedgerError, LedgerReply, LedgerSlot, SlotLedger};
 pub use handle::{Budget, KeySnapshot};
 pub use options::{BudgetKey, BudgetOptions, Limits, OptionsError, Pacer, ThrottleOptions, WindowMode};
 pub use slot::{CallOutcome, Forfeited, Slot, SlotRequest};

@@ -136,6 +136,16 @@ impl Simulation {
             Pacer::Window => Box::new(WindowPacer::new(options, limits)),
             Pacer::Governor => Box::new(GovernorPacer::new(options, limits)),
         };
+        Self::with_source(options, limits, model, source)
+    }
+
+    /// A worker whose slots come from this source.
+    pub(super) fn with_source(
+        options: &BudgetOptions,
+        limits: Limits,
+        model: Model,
+        source: Box<dyn SlotSource>,
+    ) -> Self {
         Self {
             state: KeyState::new(options, limits, source),
             now: 0,
@@ -193,6 +203,11 @@ impl Simulation {
         for _ in 0..count {
             self.arrive(0, job.clone().endless());
         }
+    }
+
+    /// When something happens next.
+    pub(super) fn next_event(&self) -> Option<Nanos> {
+        self.events.peek().map(|Reverse((at, _, _))| *at)
     }
 
     /// Runs until then.
@@ -335,7 +350,7 @@ impl Simulation {
 }
 
 /// The most that any half-open sliding window of `length` holds.
-fn fullest(stamps: impl Iterator<Item = (Nanos, u32)>, length: Nanos) -> u64 {
+pub(super) fn fullest(stamps: impl Iterator<Item = (Nanos, u32)>, length: Nanos) -> u64 {
     let mut stamps: Vec<_> = stamps.collect();
     stamps.sort_unstable();
     let (mut first, mut held, mut most) = (0, 0, 0);

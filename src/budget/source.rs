@@ -5,9 +5,14 @@
 //! all its workers share. A source is asked under the key's lock and answers at once: it never waits, and does its I/O,
 //! if any, elsewhere. Time comes in as a parameter.
 
-use std::sync::Arc;
+use std::{fmt, sync::Weak};
 
-use super::{BudgetKey, Limits, Nanos};
+use tokio::time::Instant;
+
+use super::{
+    BudgetKey, Limits, Nanos,
+    key::{BudgetClock, Key},
+};
 use crate::domain::Lane;
 
 /// On what terms a slot is asked for.
@@ -85,6 +90,14 @@ pub trait SlotSource: Send {
     /// Moves an unused slot that is late to `now`, if there is one free now. If not, it is released.
     fn renew(&mut self, now: Nanos, due: Nanos, recipients: u32) -> bool;
 
+    /// Before when a slot that was booked for `due` must be used.
+    fn latest(&self, due: Nanos, guard: Nanos) -> Nanos {
+        due + guard
+    }
+
+    /// A call of this key was answered with a throttling code, which may be about the whole app: others must know.
+    fn throttled(&mut self, _app_wide: bool) {}
+
     /// The call that used a slot was answered, or given up.
     fn answered(&mut self, now: Nanos, recipients: u32);
 
@@ -106,11 +119,51 @@ pub trait SlotSource: Send {
     fn demand(&mut self, _now: Nanos, _waiting: [usize; 3]) {}
 }
 
-/// Wakes a key: its source has slots again.
-pub type Waker = Arc<dyn Fn() + Send + Sync>;
+/// A key as its source sees it: the clock that it counts by, and a hand on its shoulder.
+#[derive(Clone)]
+pub struct Waker {
+    key: Weak<Key>,
+    clock: BudgetClock,
+}
+
+impl Waker {
+    pub(super) fn new(key: Weak<Key>, clock: BudgetClock) -> Self {
+        Self { key, clock }
+    }
+
+    /// The present.
+    pub fn now(&self) -> Nanos {
+        self.clock.now()
+    }
+
+    /// An instant of the key's clock.
+    pub fn instant(&self, at: Nanos) -> Instant {
+        self.clock.instant(at)
+    }
+
+    /// The source has slots again. Not to be called while a lock is held that the source takes.
+    pub fn wake(&self) {
+        if let Some(key) = self.key.upgrade() {
+            key.wake();
+        }
+    }
+
+    /// No call is due before then: what another worker was answered. The same holds as for [`Waker::wake`].
+    pub fn pause_until(&self, until: Nanos) {
+        if let Some(key) = self.key.upgrade() {
+            key.pause_until(until);
+        }
+    }
+}
+
+impl fmt::Debug for Waker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Waker").finish_non_exhaustive()
+    }
+}
 
 /// Makes the source of a key, the first time that somebody asks for a slot of it.
 pub trait SlotSources: Send + Sync {
-    /// A source with these limits. It calls `waker` when it can grant again after having answered [`Booking::Empty`].
+    /// A source with these limits. It uses `waker` when it can grant again after having answered [`Booking::Empty`].
     fn open(&self, key: &BudgetKey, limits: Limits, waker: Waker) -> Box<dyn SlotSource>;
 }

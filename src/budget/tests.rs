@@ -297,7 +297,7 @@ async fn a_source_that_runs_dry_learns_the_demand_and_wakes_the_key_when_it_has_
     }
     source.slots.lock().push_back(0);
     let waker = source.waker.lock().clone().unwrap();
-    waker();
+    waker.wake();
     let mut slot = timeout(HANG, waits).await.unwrap().unwrap();
     assert_eq!(*source.demand.lock(), [0; 3]);
     slot.wait_due().await;

@@ -15,6 +15,7 @@ mod import;
 mod mark_read;
 mod migrate;
 mod output;
+mod pause;
 mod publish;
 mod retry;
 mod revoke;
@@ -74,6 +75,10 @@ enum Command {
     Revoke(revoke::Args),
     /// Try failed recipients again, as a new generation of their jobs
     Retry(retry::Args),
+    /// Pause what sends of a lane, a group or an app, on every worker within a second
+    Pause(pause::PauseArgs),
+    /// End a pause
+    Resume(pause::ResumeArgs),
     /// Look at the jobs that could not be carried out, replay them or discard them
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
@@ -139,28 +144,36 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let Command::Worker(args) = &cli.command {
         flags.extend(args.flags());
     }
-    let settings = cli.global.load(flags)?;
+    let settings = cli.global.load(flags.clone())?;
+    let global = cli.global;
+    let reload = move || global.load(flags.clone());
     let log = settings.log_for(cli.command.is_service());
     crate::telemetry::init_logging(&log)?;
     for warning in settings.warnings() {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let code = runtime.block_on(run_command(cli.command, settings));
+    let code = runtime.block_on(run_command(cli.command, settings, reload));
     // Whatever still hangs in a resolver or on a closed stdin is not waited for.
     runtime.shutdown_timeout(std::time::Duration::from_millis(100));
     code
 }
 
-async fn run_command(command: Command, settings: Settings) -> anyhow::Result<ExitCode> {
+async fn run_command(
+    command: Command,
+    settings: Settings,
+    reload: impl Fn() -> anyhow::Result<Settings> + Send + 'static,
+) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Worker(_) => worker::run(settings).await,
+        Command::Worker(_) => worker::run(settings, reload).await,
         Command::Submit(args) => submit::run(&settings, &args).await,
         Command::Status(args) => status::run(&settings, &args).await,
         Command::Explain(args) => explain::run(&settings, &args).await,
         Command::Verify(args) => verify::run(&settings, &args).await,
         Command::Revoke(args) => revoke::run(&settings, &args).await,
         Command::Retry(args) => retry::run(&settings, &args).await,
+        Command::Pause(args) => pause::pause(&settings, &args).await,
+        Command::Resume(args) => pause::resume(&settings, &args).await,
         Command::DeadLetters(command) => dead_letters::run(&settings, &command).await,
         Command::History(args) => history::run(&settings, &args).await,
         Command::Unread(args) => unread::run(&settings, &args).await,
@@ -201,6 +214,8 @@ mod tests {
             "verify",
             "revoke",
             "retry",
+            "pause",
+            "resume",
             "dead-letters",
             "history",
             "unread",

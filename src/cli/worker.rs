@@ -51,10 +51,14 @@ impl WorkerArgs {
     }
 }
 
-pub(super) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+/// `reload` reads the settings anew, as they were read at the start.
+pub(super) async fn run(
+    settings: Settings,
+    reload: impl Fn() -> anyhow::Result<Settings> + Send + 'static,
+) -> anyhow::Result<ExitCode> {
     // Everything that the worker needs, checked before anything is connected.
     settings.require_apps()?;
     settings.require_database()?;
     settings.require_http()?;
-    crate::app::run_worker(settings).await
+    crate::app::run_worker(settings, reload).await
 }

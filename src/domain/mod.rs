@@ -13,6 +13,7 @@ pub mod job;
 mod json;
 pub mod lane;
 pub mod message;
+pub mod pause;
 pub mod record;
 pub mod retry;
 pub mod schema;

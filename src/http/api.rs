@@ -12,11 +12,12 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    domain::{AppName, GroupName, JobId, job::RevokeTarget, status::MessageState},
+    domain::{AppName, GroupName, JobId, job::RevokeTarget, pause::PauseScope, status::MessageState},
     store::{After, MessagePage, Store},
     telemetry::Metrics,
 };
@@ -80,6 +81,8 @@ pub(super) fn router(state: HttpState, patience: Duration) -> Router {
         .route("/api/groups/{group}", get(group))
         .route("/api/revocations", post(revoke))
         .route("/api/overview", get(overview))
+        .route("/api/lanes/{lane}/pause", post(pause_lane))
+        .route("/api/lanes/{lane}/resume", post(resume_lane))
         .layer(middleware::from_fn_with_state(state.clone(), guard));
     Router::new()
         .route("/healthz", get(healthz))
@@ -155,6 +158,36 @@ async fn group(State(state): State<HttpState>, Path(group): Path<String>) -> Res
     }
 }
 
+/// `?until=`: when a pause ends by itself, RFC 3339.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PauseQuery {
+    until: Option<DateTime<Utc>>,
+}
+
+fn lane_of(name: &str) -> Result<PauseScope, ApiError> {
+    PauseScope::parse("lane", name).ok_or_else(|| ApiError::NotFound(format!("there is no lane {name:?}")))
+}
+
+async fn pause_lane(
+    State(state): State<HttpState>,
+    Path(lane): Path<String>,
+    query: Result<Query<PauseQuery>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let scope = lane_of(&lane)?;
+    if query.until.is_some_and(|until| until <= Utc::now()) {
+        return Err(ApiError::Invalid("until: is in the past".into()));
+    }
+    state.store.pause(&scope, query.until).await?;
+    Ok(Json(json!({"lane": lane, "paused": true, "until": query.until})).into_response())
+}
+
+async fn resume_lane(State(state): State<HttpState>, Path(lane): Path<String>) -> Result<Response, ApiError> {
+    state.store.resume(&lane_of(&lane)?).await?;
+    Ok(Json(json!({"lane": lane, "paused": false})).into_response())
+}
+
 /// `?app=&id=`: the app whose messages are revoked, and the revoke job's id where the caller chooses it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -221,7 +254,7 @@ async fn overview(State(state): State<HttpState>) -> Json<serde_json::Value> {
     Json(json!({
         "namespace": &*state.namespace,
         "version": env!("CARGO_PKG_VERSION"),
-        "time": chrono::Utc::now(),
+        "time": Utc::now(),
         "ready": readiness.ready,
         "reasons": readiness.reasons,
         "notes": readiness.notes,

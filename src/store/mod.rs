@@ -1,5 +1,8 @@
 //! Postgres: the records, and the work that the table owns. Returns domain types, never rows; knows no AMQP and no HTTP.
 
+mod budgets;
+#[cfg(test)]
+mod budgets_tests;
 mod claims;
 mod closing;
 mod doubts;
@@ -11,6 +14,7 @@ mod outbox;
 mod outcomes;
 mod part_outcomes;
 mod parts;
+mod pauses;
 mod retry;
 mod revocations;
 mod revoke_status;
@@ -31,6 +35,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub use budgets::{BudgetRow, SlotsGranted, SlotsWanted};
 pub use claims::{CALL_WINDOW, ClaimVerdict, ExistingJob, ExistingMessage, NewClaim};
 pub use closing::ClosedJob;
 pub use doubts::{Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found};
@@ -81,6 +86,8 @@ pub struct Store {
     pool: PgPool,
     /// Kept for urgent work, so that it never waits behind a campaign's statements.
     high: PgPool,
+    /// For the fleet's budget alone: calls wait for it, and it never waits behind records.
+    slots: PgPool,
 }
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -104,9 +111,11 @@ impl Store {
                 .test_before_acquire(false)
                 .connect_lazy_with(connect.clone())
         };
+        let slots = 1;
         Ok(Self {
-            pool: pool(options.max_connections.saturating_sub(high).max(1)),
+            pool: pool(options.max_connections.saturating_sub(high + slots).max(1)),
             high: pool(high),
+            slots: pool(slots),
         })
     }
 
@@ -120,6 +129,7 @@ impl Store {
     pub(crate) fn of_pool(pool: PgPool) -> Self {
         Self {
             high: pool.clone(),
+            slots: pool.clone(),
             pool,
         }
     }
@@ -183,5 +193,6 @@ impl Store {
     pub async fn close(&self) {
         self.pool.close().await;
         self.high.close().await;
+        self.slots.close().await;
     }
 }

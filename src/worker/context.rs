@@ -11,7 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use parking_lot::Mutex;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -24,7 +25,11 @@ use super::{
 use crate::{
     broker::{Broker, Publisher},
     budget::{Budget, CallOutcome, Forfeited, Limits, Slot, SlotRequest},
-    domain::{AppName, Command, ErrorClass, GroupName, Lane, retry::RetryPolicy},
+    domain::{
+        AppName, Command, ErrorClass, GroupName, Lane,
+        pause::{PauseScope, Pauses},
+        retry::RetryPolicy,
+    },
     im::{ImError, ImErrorKind},
     store::{ClaimVerdict, NewClaim, OutboxEvent, Recorded, RevokeOutcome, SentOutcome, Store, StoreError},
     telemetry::{Metrics, Verdict as CallVerdict},
@@ -126,7 +131,9 @@ pub(crate) struct Context {
     /// By urgency: high, others.
     pub(super) sent: [GroupCommit<SentOutcome, Recorded>; 2],
     pub(super) revoked: GroupCommit<RevokeOutcome, ()>,
-    limits: HashMap<(u64, Command), Limits>,
+    limits: Arc<Mutex<HashMap<(u64, Command), Limits>>>,
+    /// What an operator paused, a fraction of a second ago at most.
+    pub(super) pauses: watch::Sender<Pauses>,
     /// Calls in flight, by urgency: high has its own reserve.
     permits: [Arc<Semaphore>; 2],
     /// Bodies over 1 MB are decoded one at a time.
@@ -160,7 +167,8 @@ pub(crate) struct Parts {
     pub(crate) recipient_letters: bool,
     pub(crate) max_in_flight: u32,
     pub(crate) high_in_flight: u32,
-    pub(crate) limits: HashMap<(u64, Command), Limits>,
+    /// By app and command; they may change at any time.
+    pub(crate) limits: Arc<Mutex<HashMap<(u64, Command), Limits>>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) draining: CancellationToken,
     pub(crate) stopping: CancellationToken,
@@ -231,6 +239,7 @@ impl Context {
             sent,
             revoked,
             limits: parts.limits,
+            pauses: watch::Sender::default(),
             permits: [parts.high_in_flight, parts.max_in_flight]
                 .map(|permits| Arc::new(Semaphore::new(permits as usize))),
             large: Semaphore::new(1),
@@ -269,16 +278,47 @@ impl Context {
         }
     }
 
-    /// A slot that is due soon; `None` if none came within [`SLOT_PATIENCE`].
+    /// A slot that is due soon; `None` if none came within [`SLOT_PATIENCE`], or before the call was paused.
     pub(super) async fn slot(&self, errand: Errand<'_>) -> Option<Slot> {
         let asked = Instant::now();
+        let mut operators = self.pauses.subscribe();
+        let paused =
+            operators.wait_for(|pauses| pauses.stops(errand.command, errand.lane, &errand.app.name, errand.group));
         let slot = tokio::select! {
+            biased;
+            _ = paused => return None,
             slot = self.budget.slot(errand.app.key(errand.command), errand.request(false)) => slot,
             () = tokio::time::sleep(SLOT_PATIENCE) => return None,
             () = self.draining.cancelled() => return None,
         };
         self.metrics.budget_wait(errand.lane, asked.elapsed());
         Some(slot)
+    }
+
+    /// Reads what is paused, and tells everybody whom it concerns.
+    pub(crate) async fn refresh_pauses(&self) {
+        let now = match self.store.pauses().await {
+            Ok(pauses) => pauses,
+            // What was paused stays so until it is known that it isn't.
+            Err(error) => {
+                tracing::debug!(%error, "what is paused could not be read");
+                return;
+            }
+        };
+        let changed = self.pauses.send_if_modified(|before| {
+            let changed = *before != now;
+            before.clone_from(&now);
+            changed
+        });
+        if changed {
+            let mut names: Vec<String> = now.iter().map(|(scope, _)| scope.to_string()).collect();
+            names.sort();
+            tracing::info!(paused = names.join(", "), "what is paused has changed");
+            for lane in Lane::ALL {
+                self.broker.pause_lane(lane, now.lane(lane));
+            }
+            self.due.notify_one();
+        }
     }
 
     /// Makes a call with a granted slot: waits until it is due, asks for another where it came too late to be used, and
@@ -374,6 +414,7 @@ impl Context {
     pub(super) fn budget_limit(&self, app: &App, command: Command) -> f64 {
         let limits = self
             .limits
+            .lock()
             .get(&(app.client.app().sdk_app_id.0, command))
             .copied()
             .unwrap_or(Limits::NONE);
@@ -393,7 +434,24 @@ impl Context {
             reasons.push("Postgres is away: no job can be recorded".to_owned());
         }
         let closed = self.closed_apps();
-        let all = closed.len() == self.apps.len() && !closed.is_empty();
+        let pauses = self.pauses.borrow().clone();
+        let idle = self
+            .apps
+            .keys()
+            .filter(|app| pauses.app(app) || closed.iter().any(|(name, ..)| name == *app));
+        let all = idle.count() == self.apps.len() && !self.apps.is_empty();
+        for (scope, until) in pauses.iter() {
+            let end = until.map_or_else(
+                || "until it is resumed".to_owned(),
+                |until| format!("until {}", until.to_rfc3339()),
+            );
+            let sentence = format!("{scope} is paused by an operator {end}");
+            if all && matches!(scope, PauseScope::App(_)) {
+                reasons.push(sentence);
+            } else {
+                notes.push(sentence);
+            }
+        }
         for (app, why, reason) in closed {
             let sentence = match why {
                 Closed::Auth => format!("app {app} is paused: the IM service refuses its credentials ({reason})"),

@@ -106,6 +106,7 @@ pub(super) async fn run(ctx: Arc<Context>, tasks: TaskTracker) {
 /// How many rows there is room for, by command, app and lane.
 fn rooms(ctx: &Context, held: &Held) -> Vec<Room> {
     let now = Instant::now();
+    let pauses = ctx.pauses.borrow().clone();
     let mut rooms = Vec::new();
     for app in ctx.apps.values() {
         // A closed gate lets a probe through when its pause is over: one row is enough for that.
@@ -120,6 +121,9 @@ fn rooms(ctx: &Context, held: &Held) -> Vec<Room> {
                 most_held(ctx.budget_limit(app, command))
             };
             for lane in Lane::ALL {
+                if pauses.stops(command, lane, &app.name, None) {
+                    continue;
+                }
                 let holding = held.counter(&(command, app.name.clone(), lane)).load(Ordering::Relaxed);
                 if holding < most {
                     rooms.push(Room {
@@ -191,6 +195,9 @@ fn start(ctx: &Arc<Context>, held: &Held, tasks: &TaskTracker, units: Vec<WorkUn
 
 /// Carries one row out. Whatever goes wrong, its lease ends and another worker takes it.
 async fn handle(ctx: &Arc<Context>, unit: &WorkUnit) {
+    if unit.kind == WorkKind::Deliver && put_off(ctx, unit).await {
+        return;
+    }
     // Boxed: the ways of all kinds in one future are some 20 KB.
     let work = Box::pin(async {
         // A doubt isn't failed unasked, and revocations go on for ever: only what delivers can be poison.
@@ -211,6 +218,29 @@ async fn handle(ctx: &Arc<Context>, unit: &WorkUnit) {
         }
     });
     guard(ctx, unit, work).await;
+}
+
+/// Gives a row back that is paused: one of a paused group until the pause ends, since nobody leaves a group's rows lying
+/// as a paused lane's or app's.
+async fn put_off(ctx: &Context, unit: &WorkUnit) -> bool {
+    let (stopped, group) = {
+        let pauses = ctx.pauses.borrow();
+        let group = unit.group.as_ref().filter(|group| pauses.group(Some(group)));
+        let stopped = pauses.stops(unit.command, unit.lane, &unit.app, unit.group.as_ref());
+        (stopped, group)
+    };
+    if !stopped {
+        return false;
+    }
+    match group {
+        Some(group) => {
+            if let Err(error) = ctx.store.park(unit, group).await {
+                tracing::debug!(%error, job.id = %unit.job, "a paused row of work could not be put off: its lease will expire");
+            }
+        }
+        None => give_back(ctx, unit, Duration::ZERO).await,
+    }
+    true
 }
 
 /// Ends a row in whose hands worker after worker died: failed, with its dead letter.

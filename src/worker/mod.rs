@@ -15,6 +15,7 @@ mod fault;
 mod gate;
 mod group_commit;
 mod judge;
+mod ledger;
 mod look;
 mod operation;
 mod outbox;
@@ -31,6 +32,7 @@ use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 
 pub(crate) use context::{Context, Parts};
+pub(crate) use ledger::StoreLedger;
 
 use crate::{
     broker::{Deliveries, Delivery, Disposition},
@@ -39,6 +41,8 @@ use crate::{
 
 /// How often gauges are refreshed and the database is asked whether it is back.
 const PULSE: Duration = Duration::from_millis(500);
+/// How often a worker reads what is paused: a pause holds everywhere within a second.
+const PAUSES_EVERY: Duration = Duration::from_millis(300);
 /// How often the counts of the table are taken; each is bounded, but not free.
 const COUNT_EVERY: u32 = 10;
 /// How often partitions are made ahead: they reach four weeks.
@@ -61,6 +65,7 @@ impl Worker {
         background.spawn(due::run(Arc::clone(&ctx), tasks.clone()));
         background.spawn(outbox::run(Arc::clone(&ctx)));
         background.spawn(pulse(Arc::clone(&ctx)));
+        background.spawn(watch_pauses(Arc::clone(&ctx)));
         Self { ctx, tasks, background }
     }
 
@@ -119,6 +124,19 @@ async fn consume(ctx: Arc<Context>, mut deliveries: mpsc::Receiver<Delivery>, ta
     }
 }
 
+/// Follows what operators pause and resume.
+async fn watch_pauses(ctx: Arc<Context>) {
+    loop {
+        tokio::select! {
+            () = ctx.stopping.cancelled() => return,
+            () = tokio::time::sleep(PAUSES_EVERY) => {}
+        }
+        if !ctx.database_is_away() {
+            ctx.refresh_pauses().await;
+        }
+    }
+}
+
 /// Refreshes gauges, notices that the database is back, makes partitions ahead.
 async fn pulse(ctx: Arc<Context>) {
     let mut beats = 0_u32;
@@ -159,8 +177,10 @@ async fn measure(ctx: &Context) {
         Err(error) => tracing::debug!(%error, "the backlog could not be measured"),
     }
     for app in ctx.apps.values() {
-        ctx.metrics
-            .set_app_paused(app.name.as_str(), app.gate.reason().is_some());
+        ctx.metrics.set_app_paused(
+            app.name.as_str(),
+            app.gate.reason().is_some() || ctx.pauses.borrow().app(&app.name),
+        );
     }
     if let Ok(depths) = ctx.broker.queue_depths().await {
         for depth in depths {

@@ -184,6 +184,13 @@ pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) 
     let Some(single) = Single::of(job, app) else {
         return hand_over(ctx, delivery, job, Duration::ZERO).await;
     };
+    if ctx
+        .pauses
+        .borrow()
+        .stops(single.command, delivery.lane, &job.app, job.group.as_ref())
+    {
+        return hand_over(ctx, delivery, job, Duration::ZERO).await;
+    }
     let _permit = ctx.permit(delivery.lane).await?;
     if let Some(wait) = Context::gate_wait(app) {
         return hand_over(ctx, delivery, job, wait).await;

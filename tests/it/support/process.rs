@@ -74,6 +74,11 @@ impl Process {
         self.signal(Signal::CONT);
     }
 
+    /// SIGHUP: tells it to read its limits anew.
+    pub(crate) fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// SIGKILL, and waits for its end.
     pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();

@@ -1,0 +1,2 @@
+ALTER TABLE work DROP COLUMN parked;
+DROP TABLE pauses;

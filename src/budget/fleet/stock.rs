@@ -1,0 +1,372 @@
+//! What one worker has of one key's shared slots: reserved, handed out, to be given back; and when to ask for more.
+//!
+//! Pure: time comes in as a parameter, and asking is somebody else's.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    clock_map::ClockMap,
+    ledger::{LedgerAsk, LedgerReply, LedgerSlot},
+};
+use crate::{
+    budget::{
+        Limits, Nanos,
+        options::nanos,
+        source::{Ask, Booking, Past, Way},
+    },
+    domain::Lane,
+};
+
+const MS: Nanos = 1_000_000;
+/// Between two asks of one worker when it is alone: about a hundred updates a second. With others each asks as much less often
+/// as there are others.
+const TURN: Nanos = 8 * MS;
+/// The longest time between two asks while work waits: what is reserved at most 250 ms ahead must not run out.
+const LONGEST_TURN: Nanos = 200 * MS;
+/// Fewer workers than that are one.
+const ALONE: f64 = 1.3;
+/// Between two asks for urgent work.
+const URGENT_TURN: Nanos = 5 * MS;
+/// How far ahead the quarter for urgent work is reserved.
+const NEAR: Nanos = 20 * MS;
+/// How long nothing is asked for after the ledger didn't answer.
+const SULK: Nanos = 100 * MS;
+/// Slots asked for at once at most.
+const MOST: usize = 1_000;
+/// Batches asked for at once at most: they are rare, and each has its own size.
+const MOST_BATCHES: usize = 24;
+/// A slot that begins sooner can't reach another worker in time.
+const TOO_LATE_FOR_OTHERS: Nanos = 5 * MS;
+
+/// A slot of the ledger on our clock.
+#[derive(Debug, Clone, Copy)]
+struct Reserved {
+    slot: LedgerSlot,
+    /// Used before that, or not at all.
+    latest: Nanos,
+    /// Recipients that it is good for.
+    weight: u32,
+}
+
+/// What to do about the ledger.
+#[derive(Debug, PartialEq)]
+pub(super) enum Plan {
+    /// Ask it this.
+    Ask(LedgerAsk),
+    /// Nothing before then.
+    Wait(Nanos),
+    /// Nothing until something changes.
+    Rest,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Stock {
+    limits: Limits,
+    guard: Nanos,
+    clock: ClockMap,
+    /// By when they are due.
+    reserved: BTreeMap<Nanos, Reserved>,
+    /// Handed out, by when they are due; those that were used stay until they can't be given back any more.
+    out: BTreeMap<Nanos, Reserved>,
+    back: Vec<LedgerSlot>,
+    forfeited: Vec<i64>,
+    fewer: Vec<(i64, u32)>,
+    waiting: [usize; 3],
+    /// The recipients of the call that waits first and found no slot.
+    weight: u32,
+    last_ask: Nanos,
+    /// The count of asks in the last answer.
+    asked: Option<i64>,
+    /// About how many workers ask for this key.
+    workers: f64,
+    /// Nothing can be granted before.
+    blocked_until: Nanos,
+    /// Whether an ask is on its way.
+    asking: bool,
+    /// Nothing is asked for before: calls that nobody counted are still in the window.
+    not_before: Nanos,
+}
+
+impl Stock {
+    /// Nothing reserved.
+    pub(super) fn new(limits: Limits, guard: Nanos) -> Self {
+        Self {
+            limits,
+            guard,
+            clock: ClockMap::default(),
+            reserved: BTreeMap::new(),
+            out: BTreeMap::new(),
+            back: Vec::new(),
+            forfeited: Vec::new(),
+            fewer: Vec::new(),
+            waiting: [0; 3],
+            weight: 0,
+            last_ask: 0,
+            asked: None,
+            workers: 1.0,
+            blocked_until: 0,
+            asking: false,
+            not_before: 0,
+        }
+    }
+
+    /// Books a slot out of what is reserved.
+    pub(super) fn book(&mut self, ask: &Ask) -> Booking {
+        if self.limits.is_none() {
+            return Booking::Booked(ask.from);
+        }
+        self.tidy(ask.now);
+        let recipients = self.counted(ask.recipients);
+        let horizon = if ask.way == Way::AtOnce { ask.from } else { ask.horizon };
+        let first = self
+            .reserved
+            .iter()
+            .find(|&(&due, reserved)| (due >= ask.from || ask.from <= ask.now) && reserved.weight >= recipients)
+            .map(|(&due, _)| due);
+        match first {
+            Some(due) if due <= horizon => {
+                self.take(due, recipients, true);
+                Booking::Booked(due)
+            }
+            Some(due) => Booking::NotBefore(due),
+            None => {
+                self.weight = recipients;
+                Booking::Empty
+            }
+        }
+    }
+
+    /// A call's recipients, where they count.
+    fn counted(&self, recipients: u32) -> u32 {
+        if self.limits.recipients_per_minute > 0 {
+            recipients
+        } else {
+            0
+        }
+    }
+
+    fn take(&mut self, due: Nanos, recipients: u32, out: bool) {
+        if let Some(mut reserved) = self.reserved.remove(&due) {
+            if reserved.weight > recipients {
+                self.fewer.push((reserved.slot.until, reserved.weight - recipients));
+                reserved.weight = recipients;
+            }
+            if out {
+                self.out.insert(due, reserved);
+            }
+        }
+    }
+
+    /// A slot that nobody used comes back.
+    pub(super) fn release(&mut self, now: Nanos, due: Nanos) {
+        if let Some(reserved) = self.out.remove(&due) {
+            if reserved.latest > now {
+                self.reserved.insert(due, reserved);
+            } else {
+                self.forfeit(reserved);
+            }
+        }
+    }
+
+    /// A late slot is given up for another that can be used now.
+    pub(super) fn renew(&mut self, now: Nanos, due: Nanos, recipients: u32) -> bool {
+        if let Some(reserved) = self.out.remove(&due) {
+            self.forfeit(reserved);
+        }
+        self.tidy(now);
+        let recipients = self.counted(recipients);
+        let mut usable = self.reserved.range(..=now);
+        let other = usable
+            .find(|(_, reserved)| reserved.weight >= recipients)
+            .map(|(&due, _)| due);
+        if let Some(due) = other {
+            self.take(due, recipients, false);
+        }
+        other.is_some()
+    }
+
+    /// Before when a slot that was handed out must be used.
+    pub(super) fn latest(&self, due: Nanos) -> Nanos {
+        if self.limits.is_none() {
+            return due + self.guard;
+        }
+        self.out.get(&due).map_or(due, |reserved| reserved.latest)
+    }
+
+    /// Limits changed. `past` is what was called without being counted.
+    pub(super) fn set_limits(&mut self, now: Nanos, limits: Limits, past: &[Past]) {
+        if self.limits.is_none()
+            && let Some(last) = past.last()
+        {
+            let window = if limits.recipients_per_minute > 0 {
+                60_000
+            } else {
+                1_000
+            };
+            self.not_before = last.at + window * MS + self.guard;
+        }
+        if limits.lower_than(self.limits) {
+            self.give_all_back(now);
+        }
+        self.limits = limits;
+    }
+
+    /// So many wait. True: it is time to look at the plan.
+    pub(super) fn demand(&mut self, now: Nanos, waiting: [usize; 3]) -> bool {
+        self.waiting = waiting;
+        if waiting == [0; 3] {
+            self.weight = 0;
+            self.give_all_back(now);
+        }
+        !self.limits.is_none() && !self.asking && (self.wanted() > 0 || self.has_returns())
+    }
+
+    /// Everything that isn't handed out goes back: others can use it.
+    fn give_all_back(&mut self, now: Nanos) {
+        for (due, reserved) in std::mem::take(&mut self.reserved) {
+            if due > now + TOO_LATE_FOR_OTHERS && reserved.weight == 0 {
+                self.back.push(reserved.slot);
+            } else {
+                self.forfeit(reserved);
+            }
+        }
+    }
+
+    fn forfeit(&mut self, reserved: Reserved) {
+        self.forfeited.push(reserved.slot.until);
+        if reserved.weight > 0 {
+            self.fewer.push((reserved.slot.until, reserved.weight));
+        }
+    }
+
+    fn tidy(&mut self, now: Nanos) {
+        let late: Vec<Nanos> = self
+            .reserved
+            .range(..now)
+            .filter(|(_, reserved)| reserved.latest <= now)
+            .map(|(&due, _)| due)
+            .collect();
+        for due in late {
+            if let Some(reserved) = self.reserved.remove(&due) {
+                self.forfeit(reserved);
+            }
+        }
+        // After a second it makes no difference any more.
+        let recent = self.out.split_off(&now.saturating_sub(1_000 * MS));
+        self.out = recent;
+    }
+
+    fn has_returns(&self) -> bool {
+        !(self.back.is_empty() && self.forfeited.is_empty() && self.fewer.is_empty())
+    }
+
+    /// How many slots are wanted beyond what is reserved.
+    fn wanted(&self) -> usize {
+        let waiting: usize = self.waiting.iter().sum();
+        let have = self
+            .reserved
+            .values()
+            .filter(|reserved| reserved.weight >= self.weight)
+            .count();
+        let most = if self.weight > 0 { MOST_BATCHES } else { MOST };
+        waiting.saturating_sub(have).min(most)
+    }
+
+    /// What to do about the ledger now.
+    pub(super) fn plan(&mut self, now: Nanos) -> Plan {
+        self.tidy(now);
+        if self.asking || self.limits.is_none() {
+            return Plan::Rest;
+        }
+        let want = self.wanted();
+        if want == 0 && !self.has_returns() {
+            return Plan::Rest;
+        }
+        let soon = self.reserved.range(..=now + NEAR).count();
+        let urgent = self.waiting[Lane::High.index()].saturating_sub(soon).min(want);
+        let turn = ((self.workers * TURN as f64) as Nanos).clamp(TURN, LONGEST_TURN);
+        let turn = if urgent > 0 { URGENT_TURN } else { turn };
+        let blocked = if want > 0 { self.blocked_until } else { 0 };
+        let blocked = if urgent > 0 {
+            blocked.min(self.last_ask + NEAR)
+        } else {
+            blocked
+        };
+        let first = self.asked.is_none();
+        let at = if first { 0 } else { (self.last_ask + turn).max(blocked) };
+        let at = at.max(self.not_before);
+        if at > now {
+            return Plan::Wait(at);
+        }
+        self.asking = true;
+        self.last_ask = now;
+        Plan::Ask(LedgerAsk {
+            limits: self.limits,
+            valid: Duration::from_nanos(self.valid(now)),
+            want: want as u32,
+            urgent: urgent as u32,
+            weight: self.counted(self.weight),
+            alone: self.workers < ALONE,
+            back: std::mem::take(&mut self.back),
+            forfeited: std::mem::take(&mut self.forfeited),
+            fewer: std::mem::take(&mut self.fewer),
+        })
+    }
+
+    /// How long a slot may be used: the guard, of which what isn't known about the ledger's clock must leave the most.
+    fn valid(&self, now: Nanos) -> Nanos {
+        let unknown = self.clock.bounds(now).map_or(0, super::clock_map::Bounds::width);
+        self.guard + unknown.saturating_sub(self.guard / 4)
+    }
+
+    /// The ledger answered an ask that was sent then. The instant until which it stops all calls, if it does.
+    pub(super) fn answered(&mut self, sent: Nanos, now: Nanos, weight: u32, reply: &LedgerReply) -> Option<Nanos> {
+        self.asking = false;
+        self.clock.observe(sent, now, reply.now);
+        let bounds = self.clock.bounds(now)?;
+        if let Some(before) = self.asked.replace(reply.asked)
+            && reply.asked - before < 1_000
+        {
+            self.workers = (self.workers * 3.0 + (reply.asked - before) as f64) / 4.0;
+        }
+        self.blocked_until = now + nanos(reply.wait);
+        for &slot in &reply.slots {
+            for _ in 0..reply.unit.max(1) {
+                let reserved = Reserved {
+                    slot,
+                    latest: bounds.soonest(slot.until),
+                    weight,
+                };
+                let mut due = bounds.surely(slot.from);
+                while self.reserved.contains_key(&due) || self.out.contains_key(&due) {
+                    due += 1;
+                }
+                if reserved.latest > due.max(now) {
+                    self.reserved.insert(due, reserved);
+                } else {
+                    self.forfeit(reserved);
+                }
+            }
+        }
+        if self.waiting == [0; 3] {
+            self.give_all_back(now);
+        }
+        let paused = bounds.surely(reply.paused_until);
+        if reply.paused_until == 0 || paused <= now {
+            return None;
+        }
+        let later = self.reserved.split_off(&paused);
+        for (_, reserved) in std::mem::replace(&mut self.reserved, later) {
+            self.forfeit(reserved);
+        }
+        Some(paused)
+    }
+
+    /// The ledger didn't answer: nothing is granted, and what was given back is lost.
+    pub(super) fn failed(&mut self, now: Nanos) {
+        self.asking = false;
+        self.blocked_until = now + SULK;
+        self.last_ask = now;
+    }
+}
