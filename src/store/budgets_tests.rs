@@ -146,7 +146,10 @@ async fn many_connections_at_once_are_granted_each_slot_once_and_never_more_than
     let store = Store::of_pool(pool);
     let ask = || async {
         let mut slots = Vec::new();
-        for _ in 0..60 {
+        // Until each has had its share, however long that takes; a bound for a hopeless case only.
+        let began = std::time::Instant::now();
+        while slots.len() < 20 {
+            assert!(began.elapsed() < Duration::from_mins(1), "nothing is granted");
             let granted = store
                 .reserve_slots(row(Command::SendMsg), &wanted(100, 7, 1))
                 .await
@@ -160,7 +163,7 @@ async fn many_connections_at_once_are_granted_each_slot_once_and_never_more_than
     };
     let slots = futures::future::join_all((0..8).map(|_| ask())).await.concat();
     assert!(fullest(&slots, SECOND) <= 100);
-    assert!(slots.len() >= 75, "as many are there at once");
+    assert!(slots.len() >= 160);
 }
 
 #[sqlx::test]
