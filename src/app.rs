@@ -28,7 +28,7 @@ use crate::{
     im::{ClientOptions, ImApp, ImClient},
     store::{NewRevocation, RevocationAdded, Store, StoreOptions},
     telemetry::Metrics,
-    worker::{Context, Parts, StoreLedger, Worker},
+    worker::{Context, LanePolicies, Parts, StoreLedger, Worker, announce_windows},
 };
 
 /// In-flight calls that are kept for the high lane, whatever the others do.
@@ -36,8 +36,8 @@ const HIGH_IN_FLIGHT: u32 = 16;
 /// The largest prefetch of a lane, with limits off.
 const MOST_PREFETCH: u32 = 2_000;
 
-/// Runs a worker until SIGTERM or SIGINT, then drains; a second signal skips the wait. On SIGHUP it takes the limits of what
-/// `reload` reads, and nothing else of it.
+/// Runs a worker until SIGTERM or SIGINT, then drains; a second signal skips the wait. On SIGHUP it takes the limits,
+/// send windows and caps of what `reload` reads, and nothing else of it.
 ///
 /// # Errors
 /// What stops a start: settings, an address that is taken. A service that is away does not.
@@ -89,11 +89,24 @@ pub async fn run_worker(
     health.migrated.store(true, Ordering::Relaxed);
     let limits = SharedLimits::new(parking_lot::Mutex::new(limits_of(&settings)));
     let budget = budget(&settings, &store, Arc::clone(&limits))?;
+    let policies = LanePolicies::new(arc_swap::ArcSwap::from_pointee(policies_of(&settings)));
+    let announced = announce_windows(store.clone(), policies_of(&settings), [false; 3], stopping.clone());
     tokio::spawn({
-        let (budget, limits) = (budget.clone(), Arc::clone(&limits));
+        let (budget, limits, policies) = (budget.clone(), Arc::clone(&limits), Arc::clone(&policies));
+        let (store, stopping) = (store.clone(), stopping.clone());
         async move {
+            announced.await;
             while hangups.recv().await.is_some() {
-                reload_limits(&reload, &limits, &budget);
+                let Some(settings) = reload_limits(&reload, &limits, &budget) else {
+                    continue;
+                };
+                let new = policies_of(&settings);
+                let old = policies.swap(Arc::new(new.clone()));
+                let changed = Lane::ALL.map(|lane| {
+                    let lane = lane.index();
+                    old[lane].send_window != new[lane].send_window
+                });
+                announce_windows(store.clone(), new, changed, stopping.clone()).await;
             }
         }
     });
@@ -112,6 +125,7 @@ pub async fn run_worker(
         max_in_flight: settings.worker.max_in_flight,
         high_in_flight: HIGH_IN_FLIGHT,
         limits,
+        policies,
         metrics,
         draining: draining.clone(),
         stopping: stopping.clone(),
@@ -318,8 +332,17 @@ fn budget(settings: &Settings, store: &Store, limits: SharedLimits) -> anyhow::R
     Ok(Budget::with_sources(options, limits_of, fleet))
 }
 
-/// Takes the limits of the settings as they are now; wrong ones change nothing.
-fn reload_limits(reload: &impl Fn() -> anyhow::Result<Settings>, limits: &SharedLimits, budget: &Budget) {
+/// The lanes' sending policies, by [`Lane::index`].
+fn policies_of(settings: &Settings) -> [crate::domain::policy::LanePolicy; 3] {
+    Lane::ALL.map(|lane| settings.lane(lane).policy.clone())
+}
+
+/// Takes the limits of the settings as they are now, and answers the settings; wrong ones change nothing.
+fn reload_limits(
+    reload: &impl Fn() -> anyhow::Result<Settings>,
+    limits: &SharedLimits,
+    budget: &Budget,
+) -> Option<Settings> {
     let checked = || {
         let settings = reload()?;
         // A wrong limit is found out here: what only some commands need is checked when it is asked for.
@@ -340,13 +363,17 @@ fn reload_limits(reload: &impl Fn() -> anyhow::Result<Settings>, limits: &Shared
             budget.reload();
             tracing::info!(
                 changed,
-                "SIGHUP: the limits are those of the settings; all else needs a new start"
+                "SIGHUP: limits, send windows and caps are those of the settings; all else needs a new start"
             );
+            Some(settings)
         }
-        Err(error) => tracing::error!(
-            error = format!("{error:#}"),
-            "SIGHUP: the settings are wrong, the limits stay"
-        ),
+        Err(error) => {
+            tracing::error!(
+                error = format!("{error:#}"),
+                "SIGHUP: the settings are wrong, limits, send windows and caps stay"
+            );
+            None
+        }
     }
 }
 
@@ -417,6 +444,8 @@ impl Revoker for Tombstones {
             expires_at: None,
             coalesce: false,
             on_unknown: OnUnknown::default(),
+            send_window: None,
+            cap: None,
             task: Task::Revoke(target.clone()),
         };
         let revocation = NewRevocation {

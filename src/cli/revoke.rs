@@ -102,6 +102,8 @@ impl Args {
             expires_at: None,
             coalesce: false,
             on_unknown: OnUnknown::default(),
+            send_window: None,
+            cap: None,
             task: Task::Revoke(self.target()?),
         };
         job.check().map_err(|error| usage(error.sentence))?;

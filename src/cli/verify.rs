@@ -213,6 +213,7 @@ fn print(printed: &Printed<'_>) -> anyhow::Result<()> {
         ("failed", report.failed, ""),
         ("cancelled", report.cancelled, ""),
         ("expired", report.expired, ""),
+        ("suppressed", report.suppressed, ""),
     ] {
         if count > 0 {
             row(name, count, meaning);

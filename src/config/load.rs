@@ -17,6 +17,8 @@ use super::{
     WindowMode, WorkerSettings, environment::CONFIG_VARIABLE, known::limit_path, layers::Layers, values::Setting,
 };
 
+mod policy;
+
 /// The file that is read where none is named, if it is there.
 const DEFAULT_FILE: &str = "im-dispatcher.toml";
 /// A rate above it is taken for a slip: the service's own packs go by hundreds.
@@ -222,6 +224,7 @@ fn lanes(layers: &Layers) -> Result<[LaneSettings; 3], ConfigError> {
                 .map(|setting| setting.whole(1, u64::from(u16::MAX)))
                 .transpose()?,
             floor: layers.defaulted(&floor)?.number(0.0, 1.0)?,
+            policy: policy::of_lane(layers, lane)?,
         })
     };
     let lanes = [lane(Lane::High)?, lane(Lane::Normal)?, lane(Lane::Bulk)?];

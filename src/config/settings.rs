@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration}
 use secrecy::SecretString;
 use url::Url;
 
-use crate::domain::{AccountId, AppName, Command, Lane, SdkAppId};
+use crate::domain::{AccountId, AppName, Command, Lane, SdkAppId, policy::LanePolicy};
 
 use super::{ConfigError, layers::Layers};
 
@@ -114,12 +114,14 @@ pub struct WorkerSettings {
 }
 
 /// A lane.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LaneSettings {
     /// Unfinished deliveries that a worker holds at most; `None`: derived from the calls in flight.
     pub prefetch: Option<u16>,
     /// The share of the budget, 0 to 1, that the lane gets whatever the more urgent ones want.
     pub floor: f64,
+    /// When the lane's messages may go out, and how many a recipient may get.
+    pub policy: LanePolicy,
 }
 
 /// The HTTP client of the IM API.

@@ -1,3 +1,5 @@
+mod policy;
+
 use std::{collections::BTreeSet, fs, time::Duration};
 
 use secrecy::ExposeSecret;

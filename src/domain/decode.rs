@@ -9,9 +9,10 @@ use super::{
     job::{DecodeError, Job, JobType, MAX_RECIPIENTS, RevokeTarget, Task},
     json::{self, Fault, Node, ParseError, fault::one_of, from_node, tree::Field},
     message::Message,
+    policy::SendWindow,
     wire::{
         BatchSend, ENVELOPE, Envelope, GroupTarget, History, Import, JobTarget, MarkRead, MessageTarget, NOT_IN_BATCH,
-        NOT_IN_IMPORT, Send, Unread,
+        NOT_IN_IMPORT, POLICY, Send, Unread,
     },
 };
 
@@ -70,6 +71,8 @@ fn decode_job(fields: Vec<Field<'_>>, message_id: Option<&str>) -> Result<Job, F
         expires_at: envelope.expires_at,
         coalesce: envelope.coalesce,
         on_unknown: envelope.on_unknown,
+        send_window: envelope.send_window,
+        cap: envelope.cap,
         task,
     };
     check_job(&job)?;
@@ -215,7 +218,33 @@ fn check_job(job: &Job) -> Result<(), Fault> {
     {
         return Err(Fault::new("must be later than `send_at`").at("expires_at"));
     }
+    check_policy(job)?;
     check_task(&job.task)
+}
+
+fn check_policy(job: &Job) -> Result<(), Fault> {
+    let given = [job.send_window.is_some(), job.cap.is_some()];
+    if !job.job_type().obeys_policy()
+        && let Some((field, _)) = POLICY.into_iter().zip(given).find(|(_, given)| *given)
+    {
+        let rule = format!(
+            "is for a send or a batch_send, not for a job of type {}",
+            job.job_type()
+        );
+        return Err(Fault::new(rule).at(field));
+    }
+    if let Some((field, rule)) = job.send_window.as_ref().and_then(SendWindow::fault) {
+        return Err(Fault::new(rule).at(field).at("send_window"));
+    }
+    let Some(cap) = &job.cap else { return Ok(()) };
+    if let Some((field, rule)) = cap.fault() {
+        return Err(Fault::new(rule).at(field).at("cap"));
+    }
+    if !cap.covers(job.group.as_ref()) {
+        let rule = "must be what the job's `group` begins with";
+        return Err(Fault::new(rule).at("group_prefix").at("cap"));
+    }
+    Ok(())
 }
 
 fn check_task(task: &Task) -> Result<(), Fault> {

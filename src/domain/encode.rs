@@ -50,6 +50,8 @@ impl Serialize for Job {
             "on_unknown",
             Some(self.on_unknown).filter(|choice| *choice != OnUnknown::default()),
         )?;
+        entry(&mut map, "send_window", self.send_window.as_ref())?;
+        entry(&mut map, "cap", self.cap.as_ref())?;
         match &self.task {
             Task::Send { from, to, message } => {
                 entry(&mut map, "from", from.as_ref())?;

@@ -10,7 +10,12 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{AccountId, AppName, GroupName, JobId, MsgKey, json::Fault, message::Message};
+use super::{
+    AccountId, AppName, GroupName, JobId, MsgKey,
+    json::Fault,
+    message::Message,
+    policy::{Cap, SendWindow},
+};
 
 /// The most recipients of one `batch_send` job.
 pub const MAX_RECIPIENTS: usize = 100_000;
@@ -34,6 +39,10 @@ pub struct Job {
     pub coalesce: bool,
     /// What follows when nobody can tell whether a call was carried out.
     pub on_unknown: OnUnknown,
+    /// When its messages may go out; outside of it they wait.
+    pub send_window: Option<SendWindow>,
+    /// How many messages a recipient may get; what is beyond it is suppressed.
+    pub cap: Option<Cap>,
     /// What to do.
     pub task: Task,
 }
@@ -223,6 +232,12 @@ impl JobType {
     /// Whether the job's result goes to its `reply_to`, so that it makes no sense without one.
     pub const fn needs_reply(self) -> bool {
         matches!(self, Self::Unread | Self::History)
+    }
+
+    /// Whether send windows and caps hold for it: it makes a new message reach a recipient, which an import, whose
+    /// messages have been there before, doesn't.
+    pub const fn obeys_policy(self) -> bool {
+        matches!(self, Self::Send | Self::BatchSend)
     }
 
     /// Whether the job makes messages appear, which are on record and can be revoked.

@@ -14,6 +14,7 @@ mod json;
 pub mod lane;
 pub mod message;
 pub mod pause;
+pub mod policy;
 pub mod record;
 pub mod retry;
 pub mod schema;

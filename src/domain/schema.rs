@@ -2,7 +2,9 @@
 //!
 //! A job's schema accepts what [`Job::decode`](super::job::Job::decode) accepts, as far as JSON Schema can say it. It
 //! can't say: limits in bytes (an account's 32, a `MsgBody`'s 12,288), keys given twice, that `expires_at` is later than
-//! `send_at`, that `Ext` is itself JSON, and that an `id` left out comes as the AMQP property `message_id`.
+//! `send_at`, that a window's `end` differs from its `start`, which time zones there are, that a cap's period is at most
+//! 31 days and its prefix one of the job's group, that `Ext` is itself JSON, and that an `id` left out comes as the AMQP
+//! property `message_id`.
 
 use schemars::{
     JsonSchema, Schema, SchemaGenerator,
@@ -15,7 +17,7 @@ use super::{
     event,
     job::JobType,
     message::Message,
-    wire::{BatchSend, Envelope, History, Import, MarkRead, NOT_IN_BATCH, NOT_IN_IMPORT, Revoke, Send, Unread},
+    wire::{BatchSend, Envelope, History, Import, MarkRead, NOT_IN_BATCH, NOT_IN_IMPORT, POLICY, Revoke, Send, Unread},
 };
 
 /// The schema of a job: one variant per type.
@@ -100,6 +102,9 @@ fn variant(job_type: JobType, envelope: &Schema, fields: &Schema) -> Value {
             "coalesce".to_owned(),
             json!({"const": false, "description": "Only a `send` can be coalesced."}),
         );
+    }
+    if !job_type.obeys_policy() {
+        properties.retain(|name, _| !POLICY.contains(&name.as_str()));
     }
     let message = match job_type {
         JobType::BatchSend => Some("#/$defs/BatchMessage"),

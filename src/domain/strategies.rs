@@ -12,6 +12,7 @@ use super::{
         HuaweiImportance, ImageElement, ImageFormat, ImageInfo, ImageType, InterruptionLevel, LocationElement, Message,
         OfflinePush, RelayElement, RelayedMessage, SendControl, SoundElement, TextElement, UrlFlag, VideoElement,
     },
+    policy::{Cap, Day, Days, Period, SendWindow, TimeOfDay, Zone},
 };
 
 /// Any text, with what JSON must escape.
@@ -364,17 +365,73 @@ pub(super) fn job() -> BoxedStrategy<Job> {
         option::of(time()),
         any::<bool>(),
         on_unknown,
+        (option::of(send_window()), option::of(cap())),
         task(),
     )
-        .prop_map(|(id, app, group, send_at, coalesce, on_unknown, task)| Job {
-            id: JobId::parse(id).unwrap(),
-            app: app.map_or_else(AppName::default_app, |app| AppName::parse(app).unwrap()),
-            group: group.map(|group| GroupName::parse(group).unwrap()),
-            send_at,
-            expires_at: send_at.map(|send_at| send_at + TimeDelta::hours(1)),
-            coalesce: coalesce && matches!(task, Task::Send { .. }),
-            on_unknown,
-            task,
+        .prop_map(
+            |(id, app, group, send_at, coalesce, on_unknown, (send_window, cap), task)| Job {
+                id: JobId::parse(id).unwrap(),
+                app: app.map_or_else(AppName::default_app, |app| AppName::parse(app).unwrap()),
+                send_window: send_window.filter(|_| obeys(&task)),
+                cap: cap.filter(|_| obeys(&task)).map(|cap| Cap {
+                    // Of a job with a group the half of its name is a prefix, of one without there is none.
+                    group_prefix: group.as_deref().filter(|_| cap.max % 2 == 0).map(prefix),
+                    ..cap
+                }),
+                group: group.map(|group| GroupName::parse(group).unwrap()),
+                send_at,
+                expires_at: send_at.map(|send_at| send_at + TimeDelta::hours(1)),
+                coalesce: coalesce && matches!(task, Task::Send { .. }),
+                on_unknown,
+                task,
+            },
+        )
+        .boxed()
+}
+
+fn obeys(task: &Task) -> bool {
+    matches!(task, Task::Send { .. } | Task::BatchSend { .. })
+}
+
+fn prefix(group: &str) -> GroupName {
+    let half: String = group.chars().take(group.chars().count().div_ceil(2)).collect();
+    GroupName::parse(half).unwrap()
+}
+
+/// A cap of a lane.
+fn cap() -> BoxedStrategy<Cap> {
+    (1..=10_000_u32, 1_u32..=60, prop::sample::select(vec!["s", "m", "h"]))
+        .prop_map(|(max, number, unit)| Cap {
+            max,
+            period: Period::parse(&format!("{number}{unit}")).unwrap(),
+            group_prefix: None,
+        })
+        .boxed()
+}
+
+/// A window of five minutes at least, in a zone whose clock is changed or not.
+pub(super) fn send_window() -> BoxedStrategy<SendWindow> {
+    let zones = [
+        "UTC",
+        "Asia/Shanghai",
+        "Europe/Berlin",
+        "America/New_York",
+        "Australia/Lord_Howe",
+        "Africa/Casablanca",
+        "Asia/Kathmandu",
+        "America/St_Johns",
+        "Pacific/Apia",
+    ];
+    let days = proptest::sample::subsequence(Day::ALL.to_vec(), 1..=7);
+    (0_u32..288, 1_u32..287, prop::sample::select(zones.to_vec()), days)
+        .prop_map(|(start, length, zone, days)| {
+            let time = |fives: u32| TimeOfDay::parse(&format!("{:02}:{:02}", fives / 12 % 24, fives % 12 * 5)).unwrap();
+            SendWindow {
+                start: time(start),
+                end: time(start + length),
+                timezone: Zone::parse(zone).unwrap(),
+                days: Days::of(days).unwrap(),
+            }
         })
         .boxed()
 }

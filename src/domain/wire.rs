@@ -7,10 +7,15 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, de};
 
-use super::{AccountId, AppName, GroupName, JobId, MsgKey, job::OnUnknown, message::Message};
+use super::{
+    AccountId, AppName, GroupName, JobId, MsgKey,
+    job::OnUnknown,
+    message::Message,
+    policy::{Cap, SendWindow},
+};
 
 /// The fields that every job can have.
-pub(super) const ENVELOPE: [&str; 8] = [
+pub(super) const ENVELOPE: [&str; 10] = [
     "type",
     "id",
     "app",
@@ -19,7 +24,11 @@ pub(super) const ENVELOPE: [&str; 8] = [
     "expires_at",
     "coalesce",
     "on_unknown",
+    "send_window",
+    "cap",
 ];
+/// The fields of the envelope that only a `send` and a `batch_send` can have.
+pub(super) const POLICY: [&str; 2] = ["send_window", "cap"];
 /// The options of a message that a `batch_send` can't have: batchsendmsg has no `ForbidCallbackControl`.
 pub(super) const NOT_IN_BATCH: [&str; 1] = ["forbid_callbacks"];
 /// The options of a message that an `import` can't have: importmsg has MsgSeq, MsgRandom and `CloudCustomData` only.
@@ -65,6 +74,11 @@ pub(super) struct Envelope {
     /// `failed`, `resend` sends again, at the risk of a second message.
     #[serde(default)]
     pub(super) on_unknown: OnUnknown,
+    /// When its messages may go out; outside of it they wait for the next opening. Only in a `send` or a `batch_send`.
+    pub(super) send_window: Option<SendWindow>,
+    /// How many messages a recipient may get within a period: a message beyond it is suppressed. Only in a `send` or a
+    /// `batch_send`.
+    pub(super) cap: Option<Cap>,
 }
 
 /// One message to one recipient.

@@ -37,6 +37,8 @@ pub enum Reason {
     Loading,
     /// The time that its producer chose.
     SendAt,
+    /// The opening of its send window, or its lane's.
+    SendWindow,
     /// The delay after a failed attempt, or after a paused app or an open circuit.
     Retry,
     /// The next look into the IM history.
@@ -125,7 +127,7 @@ fn of_work(facts: &JobFacts, work: &WorkFact) -> Waiting {
         clauses.push(format!(
             "it has been due since {due}: no worker had room or a slot of the budget, or its app is paused (/readyz says which)"
         ));
-        if waiting.reason == Reason::SendAt || waiting.reason == Reason::Retry {
+        if matches!(waiting.reason, Reason::SendAt | Reason::Retry | Reason::SendWindow) {
             waiting.reason = Reason::Slot;
         }
     }
@@ -163,6 +165,9 @@ fn doubt(work: &WorkFact) -> Waiting {
 
 fn delivery(facts: &JobFacts, work: &WorkFact) -> Waiting {
     let until = Some(work.due_at);
+    if let Some(opening) = work.opens_at {
+        return window(facts, work, opening);
+    }
     if work.attempts > 0 {
         let text = format!(
             "{} attempts failed; the next is due at {}",
@@ -189,6 +194,21 @@ fn delivery(facts: &JobFacts, work: &WorkFact) -> Waiting {
             "it waits for a worker with room and a slot of the budget",
         ),
     }
+}
+
+/// A closed window. A job that expires before it opens waits for that.
+fn window(facts: &JobFacts, work: &WorkFact, opening: DateTime<Utc>) -> Waiting {
+    let mut text = format!("waiting for: send-window until {}", clock(opening));
+    match facts.expires_at {
+        Some(expires_at) if expires_at <= opening => {
+            text = format!("{text}; it expires before that, at {}", clock(expires_at));
+        }
+        _ => {}
+    }
+    if work.attempts > 0 {
+        text = format!("{text}; {} attempts failed before", work.attempts);
+    }
+    plain(Reason::SendWindow, Some(opening), text)
 }
 
 fn fan_out(facts: &JobFacts) -> String {

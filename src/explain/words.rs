@@ -17,7 +17,7 @@ pub struct Meaning {
 }
 
 /// The words that are ours; those of the service are in the table of its codes.
-const WORDS: [(&str, Meaning); 18] = [
+const WORDS: [(&str, Meaning); 19] = [
     word(
         "retries-exhausted",
         "every attempt that the settings allow was made",
@@ -27,6 +27,11 @@ const WORDS: [(&str, Meaning); 18] = [
         "outcome-unknown",
         "a call's answer was lost, and the history can't tell whether the message was sent",
         "ask the recipient; `retry --job J --code outcome-unknown` sends it again, at the risk of a second message",
+    ),
+    word(
+        "capped",
+        "the recipient had got as many messages as the job's or its lane's cap allows",
+        "nothing; that is what the cap is for. Another job may send once the cap's period is over",
     ),
     word(
         "poison",

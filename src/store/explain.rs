@@ -123,6 +123,8 @@ pub struct WorkFact {
     pub command: Option<Command>,
     /// When it is due; while it is leased, when the lease ends.
     pub due_at: DateTime<Utc>,
+    /// When the send window opens that it waits for.
+    pub opens_at: Option<DateTime<Utc>>,
     /// Attempts that counted.
     pub attempts: u32,
     /// How often its owner died with it in its hands.
@@ -376,7 +378,7 @@ async fn work(
 ) -> Result<(Vec<WorkFact>, u64), StoreError> {
     let rows = sqlx::query!(
         r#"
-        SELECT kind, part, command, due_at, attempts, takeovers, lease IS NOT NULL AS "leased!", looks, looked_at,
+        SELECT kind, part, command, due_at, opens_at, attempts, takeovers, lease IS NOT NULL AS "leased!", looks, looked_at,
                count(*) OVER () AS "rows!"
         FROM work
         WHERE job_id = $1
@@ -397,6 +399,7 @@ async fn work(
         part: row.part,
         command: Command::from_index(row.command),
         due_at: row.due_at,
+        opens_at: row.opens_at,
         attempts: row.attempts.max(0) as u32,
         takeovers: row.takeovers.max(0) as u32,
         leased: row.leased,

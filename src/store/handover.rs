@@ -43,6 +43,8 @@ pub struct Handover<'a> {
     pub parcel: &'a Parcel,
     /// Not to be tried before that many seconds have passed, beside `send_at`.
     pub delay: std::time::Duration,
+    /// The send window that the delay is for.
+    pub opens_at: Option<DateTime<Utc>>,
 }
 
 /// A second delivery of a job whose first is being carried out.
@@ -164,9 +166,9 @@ impl Store {
             WITH flipped AS (
                 UPDATE jobs SET owner = 1, state = 1, open_parts = $2 WHERE id = $1 AND state = 0 RETURNING id
             )
-            INSERT INTO work (kind, job_id, part, created_at, lane, app, command, group_name, due_at)
+            INSERT INTO work (kind, job_id, part, created_at, lane, app, command, group_name, due_at, opens_at)
             SELECT $3, flipped.id, part, $4, $5, $6, $7, $8,
-                   greatest(coalesce($9, now()), now() + make_interval(secs => $10))
+                   greatest(coalesce($9, now()), now() + make_interval(secs => $10)), $11
             FROM flipped, generate_series(0, $2 - 1) AS part
             ON CONFLICT DO NOTHING
             "#,
@@ -180,6 +182,7 @@ impl Store {
             job.group.map(GroupName::as_str),
             job.send_at,
             job.delay.as_secs_f64(),
+            job.opens_at,
         )
         .execute(&self.pool)
         .await

@@ -3,6 +3,9 @@
 mod budgets;
 #[cfg(test)]
 mod budgets_tests;
+mod caps;
+#[cfg(test)]
+mod caps_tests;
 mod claims;
 mod closing;
 mod doubts;
@@ -25,6 +28,7 @@ mod status;
 #[cfg(test)]
 mod status_tests;
 mod verify;
+mod windows;
 mod work;
 
 use std::{str::FromStr, time::Duration};
@@ -36,6 +40,7 @@ use sqlx::{
 };
 
 pub use budgets::{BudgetRow, SlotsGranted, SlotsWanted};
+pub use caps::{CAPPED, CapRule, SuppressedMembers};
 pub use claims::{CALL_WINDOW, ClaimVerdict, ExistingJob, ExistingMessage, NewClaim};
 pub use closing::ClosedJob;
 pub use doubts::{Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found};
@@ -48,7 +53,7 @@ pub use handover::{HandedOver, Handover, SecondDelivery};
 pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
 pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, Settlement, SingleOutcome};
 pub use part_outcomes::{MemberFailure, PartNext, PartOutcome};
-pub use parts::{CallPair, CancelledMembers, Member, PartCall, PartClaim};
+pub use parts::{CallPair, Caller, CancelledMembers, Member, PartCall, PartClaim};
 pub use retry::{RetryFilter, Retryable};
 pub use revocations::{CancelledByFanOut, NewRevocation, RevocationAdded};
 pub use revoked::{RawMessage, RevocableMessage, RevokeOutcome};
@@ -56,6 +61,7 @@ pub use sent::SentOutcome;
 pub use singles::{FinalSingle, SingleClaim};
 pub use status::{After, DEFAULT_PAGE, MessagePage};
 pub use verify::{PendingCounts, ScopeRecord, Stranded, VerifyScope, VerifyWalk};
+pub use windows::Opening;
 pub use work::{Backlog, Room, StoredJob, WorkKind, WorkUnit};
 
 /// How to reach the database.

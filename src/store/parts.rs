@@ -3,7 +3,7 @@
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
-use super::{Store, StoreError, claims::parse_id, outbox::OutboxEvent, work::WorkUnit};
+use super::{Store, StoreError, caps::CapRule, claims::parse_id, outbox::OutboxEvent, work::WorkUnit};
 use crate::domain::{Command, GroupName, JobId, job::MAX_CALL_RECIPIENTS};
 
 /// The pair that identifies a call's messages at the service.
@@ -37,6 +37,17 @@ pub struct PartCall {
     pub members: Vec<Member>,
 }
 
+/// Who is about to call.
+#[derive(Debug, Clone, Copy)]
+pub struct Caller<'a> {
+    /// Names the claim for ever.
+    pub token: Uuid,
+    /// The account that the API will use as the sender.
+    pub sender: &'a str,
+    /// The version of the encoder that will write the body.
+    pub encoder: i16,
+}
+
 /// Members that a tombstone covered when their part was claimed.
 #[derive(Debug, Clone)]
 pub struct CancelledMembers {
@@ -53,6 +64,8 @@ pub struct PartClaim {
     pub call: Option<PartCall>,
     /// Members that a tombstone covered: cancelled in the same transaction, their events in the outbox.
     pub cancelled: usize,
+    /// Members that a cap held back: suppressed in the same transaction, their events in the outbox.
+    pub suppressed: usize,
     /// Members that are claimed by an earlier call whose outcome isn't known: the part must be reconciled first.
     pub doubtful: bool,
     /// The row of work isn't this lease's any more: somebody else goes on.
@@ -66,16 +79,16 @@ pub(super) const fn range(part: i32) -> (i32, i32) {
 }
 
 impl Store {
-    /// Claims what is pending of a part for one call, in one transaction: fence by lease, tombstones, members, pair.
+    /// Claims what is pending of a part for one call, in one transaction: fence by lease, tombstones, caps, members,
+    /// pair.
     ///
     /// `derive` makes the pair of a generation, `cancelled` the event of members that a tombstone covers. The call's
     /// record is written with the claim, before any call.
     pub async fn claim_part(
         &self,
         unit: &WorkUnit,
-        token: Uuid,
-        sender: &str,
-        encoder: i16,
+        caller: Caller<'_>,
+        caps: CapRule<'_>,
         derive: impl Fn(i32) -> CallPair,
         cancelled: impl Fn(&CancelledMembers) -> OutboxEvent,
     ) -> Result<PartClaim, StoreError> {
@@ -87,6 +100,7 @@ impl Store {
         let mut claim = PartClaim {
             call: None,
             cancelled: 0,
+            suppressed: 0,
             doubtful: false,
             lost: false,
         };
@@ -123,6 +137,10 @@ impl Store {
             self.put_event(&mut tx, &cancelled(&members)).await?;
             claim.cancelled += members.to.len();
         }
+        if !caps.scopes.is_empty() {
+            let pending = pending_members(&mut tx, unit, first, last).await?;
+            claim.suppressed = self.reserve_or_suppress(&mut tx, unit, &pending, caps).await?;
+        }
         let mut members: Vec<Member> = sqlx::query!(
             r#"
             UPDATE messages
@@ -135,7 +153,7 @@ impl Store {
             unit.created_at,
             first,
             last,
-            token,
+            caller.token,
         )
         .fetch_all(&mut *tx)
         .await
@@ -145,13 +163,35 @@ impl Store {
         .collect();
         members.sort_unstable_by_key(|member| member.idx);
         if !members.is_empty() {
-            claim.call = Some(record_call(&mut tx, unit, token, sender, encoder, members, derive).await?);
+            claim.call = Some(record_call(&mut tx, unit, caller, members, derive).await?);
         }
         tx.commit()
             .await
             .map_err(|error| StoreError::query("commit the claim of a part", error))?;
         Ok(claim)
     }
+}
+
+/// Members that wait for a call, held until the claim's end.
+async fn pending_members(
+    tx: &mut Transaction<'static, Postgres>,
+    unit: &WorkUnit,
+    first: i32,
+    last: i32,
+) -> Result<Vec<Member>, StoreError> {
+    let rows = sqlx::query!(
+        "SELECT idx, to_account FROM messages
+         WHERE job_id = $1 AND created_at = $2 AND idx BETWEEN $3 AND $4 AND state = 0 ORDER BY idx FOR UPDATE",
+        unit.job.as_str(),
+        unit.created_at,
+        first,
+        last,
+    )
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(|error| StoreError::query("read the pending members of a part", error))?;
+    let member = |idx, to| Member { idx, to };
+    Ok(rows.into_iter().map(|row| member(row.idx, row.to_account)).collect())
 }
 
 /// Cancels pending members that a tombstone covers.
@@ -207,12 +247,11 @@ async fn cancel_pending(
 async fn record_call(
     tx: &mut Transaction<'static, Postgres>,
     unit: &WorkUnit,
-    token: Uuid,
-    sender: &str,
-    encoder: i16,
+    caller: Caller<'_>,
     members: Vec<Member>,
     derive: impl Fn(i32) -> CallPair,
 ) -> Result<PartCall, StoreError> {
+    let Caller { token, sender, encoder } = caller;
     let indexes: Vec<i32> = members.iter().map(|member| member.idx).collect();
     let previous = sqlx::query!(
         "SELECT call_id, generation, seq, random, members, encoder FROM calls WHERE job_id = $1 AND part = $2

@@ -6,10 +6,11 @@ use uuid::Uuid;
 
 use super::{
     Store, StoreError,
+    caps::CapRule,
     claims::message_state,
     outbox::OutboxEvent,
     part_outcomes::{PartNext, advance},
-    parts::CallPair,
+    parts::{CallPair, Member},
     work::WorkUnit,
 };
 use crate::domain::{GroupName, JobId, MessageState};
@@ -32,6 +33,8 @@ pub enum SingleClaim {
     },
     /// A tombstone covered it: cancelled, its event in the outbox, the row ended.
     Cancelled,
+    /// A cap held it back: suppressed, its event in the outbox, the row ended.
+    Suppressed,
     /// An earlier call's outcome isn't known: reconcile first.
     Doubtful,
     /// It has ended.
@@ -64,12 +67,13 @@ pub struct FinalSingle {
 }
 
 impl Store {
-    /// Claims a single for a call, in one transaction: fence by lease, tombstone, claim.
+    /// Claims a single for a call, in one transaction: fence by lease, tombstone, caps, claim.
     pub async fn claim_single(
         &self,
         unit: &WorkUnit,
         token: Uuid,
         encoder: i16,
+        caps: CapRule<'_>,
         derive: impl Fn(i32, &str) -> CallPair,
         cancelled: impl Fn(&JobId, &str) -> OutboxEvent,
     ) -> Result<SingleClaim, StoreError> {
@@ -125,6 +129,19 @@ impl Store {
             let event = cancelled(&super::claims::parse_id(&revocation)?, &row.to_account);
             self.cancel_single(tx, unit, &revocation, &event).await?;
             return Ok(SingleClaim::Cancelled);
+        }
+        if !caps.scopes.is_empty() {
+            let member = Member {
+                idx: 0,
+                to: row.to_account.clone(),
+            };
+            if self.reserve_or_suppress(&mut tx, unit, &[member], caps).await? > 0 {
+                advance(&mut tx, unit, PartNext::End).await?;
+                tx.commit()
+                    .await
+                    .map_err(|error| StoreError::query("commit a suppression", error))?;
+                return Ok(SingleClaim::Suppressed);
+            }
         }
         let pair = match (row.seq, row.random) {
             (Some(seq), Some(random)) if row.encoder == Some(encoder) => CallPair {

@@ -115,7 +115,7 @@ impl Store {
                AND (m.state IN (1, 2, 8)
                     OR m.last_call_at >= clock_timestamp() - make_interval(secs => $3)
                        AND (m.state IN (3, 7)
-                            OR m.state IN (4, 5, 6) AND m.first_call_at IS NOT NULL
+                            OR m.state IN (4, 5, 6, 9) AND m.first_call_at IS NOT NULL
                                AND (m.error_code IS NULL OR m.error_code NOT LIKE 'im-%')))",
         )
         .bind(scope.group.map(GroupName::as_str))

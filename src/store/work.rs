@@ -106,7 +106,7 @@ impl Store {
                 ) AS due
             )
             UPDATE work w
-            SET due_at = now() + make_interval(secs => $5), lease = gen_random_uuid(), parked = false,
+            SET due_at = now() + make_interval(secs => $5), lease = gen_random_uuid(), parked = false, opens_at = NULL,
                 takeovers = w.takeovers + CASE WHEN w.lease IS NULL THEN 0 ELSE 1 END
             FROM picked p
             WHERE w.job_id = p.job_id AND w.kind = p.kind AND w.part = p.part

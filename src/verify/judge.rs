@@ -44,6 +44,8 @@ pub enum Finding {
     Cancelled,
     /// Expired, and not in the history.
     Expired,
+    /// Held back by sending policy, and not in the history.
+    Suppressed,
 }
 
 impl Finding {
@@ -97,7 +99,7 @@ pub(super) fn asks(record: &ScopeRecord, retention: Duration) -> bool {
     let state = record.state;
     let under_way = matches!(
         state,
-        MessageState::Pending | MessageState::Calling | MessageState::Doubt | MessageState::Suppressed
+        MessageState::Pending | MessageState::Calling | MessageState::Doubt
     );
     !under_way && !record.online_only && !is_beyond(record, retention)
 }
@@ -151,7 +153,7 @@ pub(super) fn judge(
     retention: Duration,
 ) -> Verdict {
     match record.state {
-        MessageState::Pending | MessageState::Suppressed => return Verdict::plain(Finding::Waiting),
+        MessageState::Pending => return Verdict::plain(Finding::Waiting),
         MessageState::Calling | MessageState::Doubt if record.age <= quiet => return Verdict::plain(Finding::Waiting),
         MessageState::Calling | MessageState::Doubt => {
             let why = "a call's outcome isn't on record, and reconciliation hasn't come to its end";
@@ -254,6 +256,7 @@ const fn unseen(state: MessageState) -> Finding {
         MessageState::Revoked => Finding::Revoked,
         MessageState::Cancelled => Finding::Cancelled,
         MessageState::Expired => Finding::Expired,
+        MessageState::Suppressed => Finding::Suppressed,
         _ => Finding::Failed,
     }
 }
@@ -362,6 +365,7 @@ mod tests {
             (MessageState::Failed, Finding::Failed),
             (MessageState::Cancelled, Finding::Cancelled),
             (MessageState::Expired, Finding::Expired),
+            (MessageState::Suppressed, Finding::Suppressed),
         ] {
             assert_eq!(judged(&record(state), &[]), finding);
             assert_eq!(judged(&record(state), &[("1_2_100", true)]), finding);

@@ -63,6 +63,8 @@ pub struct VerifyReport {
     pub cancelled: u64,
     /// Expired.
     pub expired: u64,
+    /// Held back by sending policy.
+    pub suppressed: u64,
     /// Calls that were made for it.
     pub calls: u64,
     /// Named findings, at most [`VerifyOptions::examples`] of each kind.
@@ -144,6 +146,7 @@ impl VerifyReport {
             Finding::Failed => &mut self.failed,
             Finding::Cancelled => &mut self.cancelled,
             Finding::Expired => &mut self.expired,
+            Finding::Suppressed => &mut self.suppressed,
         }
     }
 }

@@ -67,6 +67,7 @@ pub async fn verify(
             MessageState::Failed => report.failed = count,
             MessageState::Cancelled => report.cancelled = count,
             MessageState::Expired => report.expired = count,
+            MessageState::Suppressed => report.suppressed = count,
             _ => {}
         }
     }
@@ -110,7 +111,11 @@ pub async fn verify(
 
 /// Counts a verdict. What ended without being sent has been counted by state already.
 fn count(report: &mut VerifyReport, record: &ScopeRecord, verdict: Verdict, options: &VerifyOptions<'_>) {
-    if !matches!(verdict.finding, Finding::Failed | Finding::Cancelled | Finding::Expired) {
+    let by_state = matches!(
+        verdict.finding,
+        Finding::Failed | Finding::Cancelled | Finding::Expired | Finding::Suppressed
+    );
+    if !by_state {
         report.add(record, verdict, options.examples);
     }
 }

@@ -21,6 +21,7 @@ use super::{
     events::Events,
     gate::{Closed, Pass},
     group_commit::{CommitError, GroupCommit},
+    policy::LanePolicies,
 };
 use crate::{
     broker::{Broker, Publisher},
@@ -132,6 +133,8 @@ pub(crate) struct Context {
     pub(super) sent: [GroupCommit<SentOutcome, Recorded>; 2],
     pub(super) revoked: GroupCommit<RevokeOutcome, ()>,
     limits: Arc<Mutex<HashMap<(u64, Command), Limits>>>,
+    /// Windows and caps of the lanes.
+    pub(super) policies: LanePolicies,
     /// What an operator paused, a fraction of a second ago at most.
     pub(super) pauses: watch::Sender<Pauses>,
     /// Calls in flight, by urgency: high has its own reserve.
@@ -169,6 +172,8 @@ pub(crate) struct Parts {
     pub(crate) high_in_flight: u32,
     /// By app and command; they may change at any time.
     pub(crate) limits: Arc<Mutex<HashMap<(u64, Command), Limits>>>,
+    /// Windows and caps of the lanes; they may change at any time.
+    pub(crate) policies: LanePolicies,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) draining: CancellationToken,
     pub(crate) stopping: CancellationToken,
@@ -239,6 +244,7 @@ impl Context {
             sent,
             revoked,
             limits: parts.limits,
+            policies: parts.policies,
             pauses: watch::Sender::default(),
             permits: [parts.high_in_flight, parts.max_in_flight]
                 .map(|permits| Arc::new(Semaphore::new(permits as usize))),

@@ -3,7 +3,7 @@
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use futures::FutureExt as _;
 use sha2::{Digest, Sha256};
 
@@ -18,7 +18,7 @@ use crate::{
         job::{DecodeError, Job, RevokeTarget, Task},
         record,
     },
-    store::{HandedOver, Handover, NewRevocation, Parcel, RetryFilter, RevocationAdded},
+    store::{HandedOver, Handover, NewRevocation, Opening, Parcel, RetryFilter, RevocationAdded},
 };
 
 /// Bodies over this many bytes are decoded one at a time, off the runtime's threads.
@@ -187,8 +187,18 @@ async fn decode(ctx: &Context, delivery: &Delivery) -> Result<Job, Fault> {
 async fn carry_out(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) -> Result<Verdict, Halt> {
     match &job.task {
         Task::Revoke(target) => revoke(ctx, delivery, job, target).await,
-        Task::Send { .. } | Task::Import { .. } if !is_later(job) => super::single::deliver(ctx, delivery, job).await,
-        _ => hand_over(ctx, delivery, job, Duration::ZERO).await,
+        _ if is_later(job) => hand_over(ctx, delivery, job, Duration::ZERO).await,
+        task => {
+            if let Some(opening) = ctx.closed_window(job, delivery.lane) {
+                return hand_over_until(ctx, delivery, job, opening).await;
+            }
+            match task {
+                Task::Send { .. } | Task::Import { .. } if ctx.caps(job, delivery.lane).is_empty() => {
+                    super::single::deliver(ctx, delivery, job).await
+                }
+                _ => hand_over(ctx, delivery, job, Duration::ZERO).await,
+            }
+        }
     }
 }
 
@@ -229,6 +239,26 @@ pub(super) fn conflict() -> Fault {
 
 /// Gives a job that has made no call to the table.
 pub(super) async fn hand_over(ctx: &Context, delivery: &Delivery, job: &Job, delay: Duration) -> Result<Verdict, Halt> {
+    hand_over_for(ctx, delivery, job, delay, None).await
+}
+
+/// Gives a job to the table that waits for its send window.
+pub(super) async fn hand_over_until(
+    ctx: &Context,
+    delivery: &Delivery,
+    job: &Job,
+    opening: Opening,
+) -> Result<Verdict, Halt> {
+    hand_over_for(ctx, delivery, job, opening.after, Some(opening.at)).await
+}
+
+async fn hand_over_for(
+    ctx: &Context,
+    delivery: &Delivery,
+    job: &Job,
+    delay: Duration,
+    opens_at: Option<DateTime<Utc>>,
+) -> Result<Verdict, Halt> {
     let Some(app) = ctx.apps.get(&job.app) else {
         return Ok(Verdict::DeadLetter(Fault::new("unknown-app", "app: not configured")));
     };
@@ -269,6 +299,7 @@ pub(super) async fn hand_over(ctx: &Context, delivery: &Delivery, job: &Job, del
         command,
         parcel: &parcel,
         delay,
+        opens_at,
     };
     let handed = ctx.persist(|| ctx.store.hand_over(&handover)).await?;
     if matches!(handed, HandedOver::Done | HandedOver::Finished)
@@ -281,7 +312,7 @@ pub(super) async fn hand_over(ctx: &Context, delivery: &Delivery, job: &Job, del
             ctx.due.notify_one();
             Verdict::Ack
         }
-        HandedOver::Finished => Verdict::Ack,
+        HandedOver::Finished => super::existing::finished(ctx, delivery, job).await?,
         HandedOver::Conflict => Verdict::DeadLetter(conflict()),
         HandedOver::Live => super::existing::hand_over_live(ctx, delivery, job).await?,
     })

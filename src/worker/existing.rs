@@ -43,11 +43,33 @@ pub(super) async fn existing_job(
     if !message.state.is_final() {
         return hand_over_live(ctx, delivery, job).await;
     }
+    ended(ctx, delivery, job, single, message).await
+}
+
+/// A delivery on its way to the table of a job that ended under an earlier delivery.
+pub(super) async fn finished(ctx: &Context, delivery: &Delivery, job: &Job) -> Result<Verdict, Halt> {
+    let single = ctx.apps.get(&job.app).and_then(|app| Single::of(job, app));
+    let (Some(single), true) = (single, delivery.redelivered) else {
+        return Ok(Verdict::Ack);
+    };
+    match on_record(ctx, job).await?.and_then(|existing| existing.message) {
+        Some(message) if message.state.is_final() => ended(ctx, delivery, job, &single, message).await,
+        _ => Ok(Verdict::Ack),
+    }
+}
+
+/// A job that ended, and whose worker may have died before the event or the letter.
+async fn ended(
+    ctx: &Context,
+    delivery: &Delivery,
+    job: &Job,
+    single: &Single<'_>,
+    message: ExistingMessage,
+) -> Result<Verdict, Halt> {
     if !delivery.redelivered {
         tracing::debug!(job.id = %job.id, state = message.state.as_str(), "a job that has ended was published again");
         return Ok(Verdict::Ack);
     }
-    // It ended, and its worker may have died before the event or the letter.
     if let Some(event) = repeated_event(ctx, delivery, job, single, &message) {
         ctx.publish_event(&event).await?;
     }
@@ -86,16 +108,18 @@ fn repeated_event(
     )
 }
 
+/// What is on record of a job.
+async fn on_record(ctx: &Context, job: &Job) -> Result<Option<ExistingJob>, Halt> {
+    let digest = job.digest();
+    let existing = ctx
+        .persist(|| async { ctx.store.existing(false, &[(&job.id, digest.as_slice())]).await })
+        .await?;
+    Ok(existing.into_iter().next().map(|(_, existing)| existing))
+}
+
 /// A second delivery of a job whose first is being carried out, or was when its worker died: the table finds out.
 pub(super) async fn hand_over_live(ctx: &Context, delivery: &Delivery, job: &Job) -> Result<Verdict, Halt> {
-    let asked = [(&job.id, job.digest())];
-    let existing = ctx
-        .persist(|| async {
-            let asked: Vec<_> = asked.iter().map(|(id, digest)| (*id, digest.as_slice())).collect();
-            ctx.store.existing(false, &asked).await
-        })
-        .await?;
-    let Some((_, existing)) = existing.into_iter().next() else {
+    let Some(existing) = on_record(ctx, job).await? else {
         return Ok(Verdict::Leave);
     };
     let parcel = parcel(delivery);

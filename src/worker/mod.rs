@@ -21,6 +21,7 @@ mod operation;
 mod outbox;
 mod pair;
 mod part;
+mod policy;
 mod reconcile;
 mod revoke;
 mod single;
@@ -33,6 +34,7 @@ use tokio_util::task::TaskTracker;
 
 pub(crate) use context::{Context, Parts};
 pub(crate) use ledger::StoreLedger;
+pub(crate) use policy::{LanePolicies, announce_windows};
 
 use crate::{
     broker::{Deliveries, Delivery, Disposition},
@@ -45,7 +47,7 @@ const PULSE: Duration = Duration::from_millis(500);
 const PAUSES_EVERY: Duration = Duration::from_millis(300);
 /// How often the counts of the table are taken; each is bounded, but not free.
 const COUNT_EVERY: u32 = 10;
-/// How often partitions are made ahead: they reach four weeks.
+/// How often partitions are made ahead, which reach four weeks, and old counts of caps removed.
 const PARTITIONS_EVERY: Duration = Duration::from_hours(6);
 
 /// A worker that has been started.
@@ -160,6 +162,9 @@ async fn pulse(ctx: Arc<Context>) {
         }
         if partitions.elapsed() >= PARTITIONS_EVERY && ctx.store.ensure_partitions().await.is_ok() {
             partitions = tokio::time::Instant::now();
+            if let Err(error) = ctx.store.prune_cap_uses().await {
+                tracing::debug!(%error, "old counts of caps could not be removed");
+            }
         }
     }
 }

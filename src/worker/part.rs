@@ -28,8 +28,8 @@ use crate::{
     },
     im::{BatchReply, ENCODER_VERSION, ImError, Pair, class_in_error_list, encode_batch, lookup},
     store::{
-        CALL_WINDOW, CancelledMembers, Member, MemberFailure, OutboxEvent, OutboxLetter, PartCall, PartNext,
-        PartOutcome, WorkUnit,
+        CALL_WINDOW, CAPPED, Caller, CancelledMembers, CapRule, Member, MemberFailure, OutboxEvent, OutboxLetter,
+        PartCall, PartNext, PartOutcome, SuppressedMembers, WorkUnit,
     },
 };
 
@@ -97,6 +97,9 @@ impl Part<'_> {
             self.woken();
             return Ok(());
         }
+        if ctx.waits_for_window(&loaded.job, unit).await? {
+            return Ok(());
+        }
         let _permit = ctx.permit(unit.lane).await?;
         if let Some(wait) = Context::gate_wait(app) {
             give_back(ctx, unit, wait).await;
@@ -113,18 +116,26 @@ impl Part<'_> {
             give_back(ctx, unit, Duration::ZERO).await;
             return Ok(());
         };
-        if ctx.stopping.is_cancelled() {
+        if ctx.stopping.is_cancelled() || ctx.waits_for_window(&loaded.job, unit).await? {
             return Ok(());
         }
         let token = Uuid::new_v4();
+        let caller = Caller {
+            token,
+            sender: self.from.as_str(),
+            encoder: ENCODER_VERSION,
+        };
+        let caps = CapRule {
+            scopes: &ctx.caps(&loaded.job, unit.lane),
+            event: &|members| self.suppressed_event(members),
+        };
         let deadline = Instant::now() + CALL_WINDOW;
         let claim = ctx
             .persist(|| {
                 ctx.store.claim_part(
                     unit,
-                    token,
-                    self.from.as_str(),
-                    ENCODER_VERSION,
+                    caller,
+                    caps,
                     |generation| pair::derive(&unit.app, &unit.job, unit.part, "", generation, self.message),
                     |cancelled| self.cancelled_event(cancelled),
                 )
@@ -142,6 +153,10 @@ impl Part<'_> {
         if claim.cancelled > 0 {
             ctx.metrics
                 .outcome(loaded.job.job_type(), Outcome::Cancelled, claim.cancelled as u64);
+        }
+        if claim.suppressed > 0 {
+            ctx.metrics
+                .outcome(loaded.job.job_type(), Outcome::Suppressed, claim.suppressed as u64);
         }
         let Some(call) = claim.call else {
             drop(slot);
@@ -353,6 +368,11 @@ impl Part<'_> {
             "revoked before it was sent",
             Some(&cancelled.revocation),
         )
+    }
+
+    fn suppressed_event(&self, suppressed: &SuppressedMembers) -> OutboxEvent {
+        let to = suppressed.to.iter().map(String::as_str);
+        self.unreached(Outcome::Suppressed, to, CAPPED, &suppressed.why, None)
     }
 
     /// The event of members that end without a call; named by the first of them, which ends but once.

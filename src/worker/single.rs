@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::{
     app::App,
     context::{CallFailure, Context, Errand, Halt},
-    delivery::{Fault, Verdict, hand_over, parcel},
+    delivery::{Fault, Verdict, hand_over, hand_over_until, parcel},
     events::{About, Facts, single_call},
     existing::existing_job,
     judge::{FIRST_LOOK, Judgement, needs_letter},
@@ -203,6 +203,10 @@ pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) 
     };
     if ctx.stopping.is_cancelled() {
         return Ok(Verdict::Leave);
+    }
+    if let Some(opening) = ctx.closed_window(job, delivery.lane) {
+        drop(slot);
+        return hand_over_until(ctx, delivery, job, opening).await;
     }
     let pair = pair::derive(&job.app, &job.id, 0, single.to.as_str(), 0, single.message);
     let token = Uuid::new_v4();

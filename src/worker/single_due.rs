@@ -22,8 +22,8 @@ use crate::{
     domain::{AccountId, Command, JobId, MessageState, event::Outcome},
     im::ENCODER_VERSION,
     store::{
-        CALL_WINDOW, FinalSingle, Holder, OutboxEvent, OutboxLetter, Recorded, Settlement, SingleClaim, SingleOutcome,
-        WorkUnit,
+        CALL_WINDOW, CAPPED, CapRule, FinalSingle, Holder, OutboxEvent, OutboxLetter, Recorded, Settlement,
+        SingleClaim, SingleOutcome, SuppressedMembers, WorkUnit,
     },
 };
 
@@ -96,6 +96,9 @@ impl Due<'_> {
         if loaded.job.expires_at.is_some_and(|at| at <= Utc::now()) {
             return self.expire().await;
         }
+        if ctx.waits_for_window(&loaded.job, unit).await? {
+            return Ok(());
+        }
         let _permit = ctx.permit(unit.lane).await?;
         if let Some(wait) = Context::gate_wait(app) {
             give_back(ctx, unit, wait).await;
@@ -105,10 +108,14 @@ impl Due<'_> {
             give_back(ctx, unit, Duration::ZERO).await;
             return Ok(());
         };
-        if ctx.stopping.is_cancelled() {
+        if ctx.stopping.is_cancelled() || ctx.waits_for_window(&loaded.job, unit).await? {
             return Ok(());
         }
         let token = Uuid::new_v4();
+        let caps = CapRule {
+            scopes: &ctx.caps(&loaded.job, unit.lane),
+            event: &|members| self.suppressed_event(members),
+        };
         let deadline = Instant::now() + CALL_WINDOW;
         let claim = ctx
             .persist(|| {
@@ -116,6 +123,7 @@ impl Due<'_> {
                     unit,
                     token,
                     ENCODER_VERSION,
+                    caps,
                     |generation, to| pair::derive(&unit.app, &unit.job, 0, to, generation, single.message),
                     |revocation, to| self.cancelled_event(revocation, to),
                 )
@@ -130,6 +138,11 @@ impl Due<'_> {
             } => (pair, attempt, generation),
             SingleClaim::Cancelled => {
                 ctx.metrics.outcome(loaded.job.job_type(), Outcome::Cancelled, 1);
+                ctx.outbox.notify_one();
+                return Ok(());
+            }
+            SingleClaim::Suppressed => {
+                ctx.metrics.outcome(loaded.job.job_type(), Outcome::Suppressed, 1);
                 ctx.outbox.notify_one();
                 return Ok(());
             }
@@ -300,6 +313,16 @@ impl Due<'_> {
             ..Facts::default()
         };
         self.event(0, Outcome::Cancelled, facts)
+    }
+
+    fn suppressed_event(&self, suppressed: &SuppressedMembers) -> OutboxEvent {
+        let facts = Facts {
+            to: Some(self.single.to.clone()),
+            attempts: self.unit.attempts,
+            error: Some((CAPPED.to_owned(), suppressed.why.clone())),
+            ..Facts::default()
+        };
+        self.event(self.unit.generation, Outcome::Suppressed, facts)
     }
 }
 

@@ -7,6 +7,7 @@ mod doubts;
 mod fleet;
 mod outages;
 mod pausing;
+mod policy;
 mod repeats;
 mod revoking;
 mod secrecy;

@@ -1,6 +1,7 @@
 //! The decoder's rules, one by one; its words for single fields are in `faults`, what it never says in `secrets`.
 
 mod faults;
+mod policy;
 mod secrets;
 
 use proptest::prelude::*;
@@ -247,7 +248,8 @@ fn a_revoke_has_exactly_one_form_of_target() {
         sentence(&json!({"type": "revoke", "id": "r", "target": {"job": "j"}, "to": ["a"]})),
         "to: unknown field, did you mean `type`?".replace(
             ", did you mean `type`?",
-            ", known here: target, type, id, app, group, send_at, expires_at, coalesce, on_unknown"
+            ", known here: target, type, id, app, group, send_at, expires_at, coalesce, on_unknown, \
+         send_window, cap"
         )
     );
     assert_eq!(
