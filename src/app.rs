@@ -90,23 +90,15 @@ pub async fn run_worker(
     let limits = SharedLimits::new(parking_lot::Mutex::new(limits_of(&settings)));
     let budget = budget(&settings, &store, Arc::clone(&limits))?;
     let policies = LanePolicies::new(arc_swap::ArcSwap::from_pointee(policies_of(&settings)));
-    let announced = announce_windows(store.clone(), policies_of(&settings), [false; 3], stopping.clone());
     tokio::spawn({
         let (budget, limits, policies) = (budget.clone(), Arc::clone(&limits), Arc::clone(&policies));
         let (store, stopping) = (store.clone(), stopping.clone());
         async move {
-            announced.await;
+            announce_windows(&store, &policies.load_full(), [false; 3], &stopping).await;
             while hangups.recv().await.is_some() {
-                let Some(settings) = reload_limits(&reload, &limits, &budget) else {
-                    continue;
-                };
-                let new = policies_of(&settings);
-                let old = policies.swap(Arc::new(new.clone()));
-                let changed = Lane::ALL.map(|lane| {
-                    let lane = lane.index();
-                    old[lane].send_window != new[lane].send_window
-                });
-                announce_windows(store.clone(), new, changed, stopping.clone()).await;
+                if let Some(settings) = reload_limits(&reload, &limits, &budget) {
+                    reload_policies(&settings, &policies, &store, &stopping).await;
+                }
             }
         }
     });
@@ -335,6 +327,17 @@ fn budget(settings: &Settings, store: &Store, limits: SharedLimits) -> anyhow::R
 /// The lanes' sending policies, by [`Lane::index`].
 fn policies_of(settings: &Settings) -> [crate::domain::policy::LanePolicy; 3] {
     Lane::ALL.map(|lane| settings.lane(lane).policy.clone())
+}
+
+/// Takes the lanes' windows and caps of the settings, and wakes what waits for a window that isn't in force any more.
+async fn reload_policies(settings: &Settings, policies: &LanePolicies, store: &Store, stopping: &CancellationToken) {
+    let new = policies_of(settings);
+    let old = policies.swap(Arc::new(new.clone()));
+    let changed = Lane::ALL.map(|lane| {
+        let lane = lane.index();
+        old[lane].send_window != new[lane].send_window
+    });
+    announce_windows(store, &new, changed, stopping).await;
 }
 
 /// Takes the limits of the settings as they are now, and answers the settings; wrong ones change nothing.

@@ -168,7 +168,13 @@ impl Store {
             )
             INSERT INTO work (kind, job_id, part, created_at, lane, app, command, group_name, due_at, opens_at)
             SELECT $3, flipped.id, part, $4, $5, $6, $7, $8,
-                   greatest(coalesce($9, now()), now() + make_interval(secs => $10)), $11
+                   CASE WHEN $11::timestamptz IS NOT NULL AND EXISTS (
+                            SELECT FROM revocations t WHERE t.target_job = $1 AND t.to_accounts IS NULL
+                            UNION ALL
+                            SELECT FROM revocations g
+                            WHERE g.target_group = $8 AND g.lifted_at IS NULL AND g.expires_at > now())
+                        THEN now()
+                        ELSE greatest(coalesce($9, now()), now() + make_interval(secs => $10)) END, $11
             FROM flipped, generate_series(0, $2 - 1) AS part
             ON CONFLICT DO NOTHING
             "#,

@@ -150,24 +150,7 @@ impl Store {
             },
             _ => derive(row.generation, &row.to_account),
         };
-        sqlx::query!(
-            r#"
-            UPDATE messages
-            SET state = 1, token = $3, attempts = attempts + 1, seq = $4, random = $5, encoder = $6,
-                first_call_at = coalesce(first_call_at, clock_timestamp()), last_call_at = clock_timestamp(),
-                call_by = clock_timestamp() + interval '3 seconds'
-            WHERE job_id = $1 AND created_at = $2 AND idx = 0
-            "#,
-            unit.job.as_str(),
-            unit.created_at,
-            token,
-            i64::from(pair.seq),
-            i64::from(pair.random),
-            encoder,
-        )
-        .execute(&mut *tx)
-        .await
-        .map_err(|error| StoreError::query("claim a single", error))?;
+        write_claim(&mut tx, unit, token, pair, encoder).await?;
         tx.commit()
             .await
             .map_err(|error| StoreError::query("commit the claim of a single", error))?;
@@ -218,4 +201,33 @@ impl Store {
             .await
             .map_err(|error| StoreError::query("commit the end of a single", error))
     }
+}
+
+/// Writes the claim of a single that is pending and held.
+async fn write_claim(
+    tx: &mut Transaction<'static, Postgres>,
+    unit: &WorkUnit,
+    token: Uuid,
+    pair: CallPair,
+    encoder: i16,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        UPDATE messages
+        SET state = 1, token = $3, attempts = attempts + 1, seq = $4, random = $5, encoder = $6,
+            first_call_at = coalesce(first_call_at, clock_timestamp()), last_call_at = clock_timestamp(),
+            call_by = clock_timestamp() + interval '3 seconds'
+        WHERE job_id = $1 AND created_at = $2 AND idx = 0
+        "#,
+        unit.job.as_str(),
+        unit.created_at,
+        token,
+        i64::from(pair.seq),
+        i64::from(pair.random),
+        encoder,
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| StoreError::query("claim a single", error))?;
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{Store, StoreError, parts::range, work::WorkUnit};
-use crate::domain::Lane;
+use crate::domain::{GroupName, Lane};
 
 /// Rows that are woken in one statement.
 const SLICE: i64 = 5_000;
@@ -18,15 +18,18 @@ pub struct Opening {
 }
 
 impl Store {
-    /// Lets a row wait for its window. False: nothing of it waits for a call (any more), so the window doesn't matter: it
-    /// was revoked, it is in doubt, or the row isn't this lease's.
+    /// Lets a row wait for its window. False: nothing of it waits for a call (any more), so the window doesn't matter: all
+    /// of it is revoked, which the claim finds out, it is in doubt, or the row isn't this lease's.
     pub async fn wait_for_window(&self, unit: &WorkUnit, opening: Opening) -> Result<bool, StoreError> {
         let (first, last) = range(unit.part);
         let done = sqlx::query!(
             "UPDATE work SET due_at = now() + make_interval(secs => $7), opens_at = $8, lease = NULL, takeovers = 0
              WHERE job_id = $1 AND kind = 0 AND part = $2 AND lease = $3
                AND EXISTS (SELECT FROM messages m WHERE m.job_id = $1 AND m.created_at = $4 AND m.idx BETWEEN $5 AND $6
-                                                    AND m.state = 0 AND m.revoke_id IS NULL)",
+                                                    AND m.state = 0 AND m.revoke_id IS NULL)
+               AND NOT EXISTS (SELECT FROM revocations t WHERE t.target_job = $1 AND t.to_accounts IS NULL)
+               AND NOT EXISTS (SELECT FROM revocations g
+                               WHERE g.target_group = $9 AND g.lifted_at IS NULL AND g.expires_at > now())",
             unit.job.as_str(),
             unit.part,
             unit.lease,
@@ -35,6 +38,7 @@ impl Store {
             last,
             opening.after.as_secs_f64(),
             opening.at,
+            unit.group.as_ref().map(GroupName::as_str),
         )
         .execute(&self.pool)
         .await

@@ -242,7 +242,8 @@ pub(super) async fn hand_over(ctx: &Context, delivery: &Delivery, job: &Job, del
     hand_over_for(ctx, delivery, job, delay, None).await
 }
 
-/// Gives a job to the table that waits for its send window.
+/// Gives a job to the table that waits for its send window. One that a tombstone waits for is due at once: its claim
+/// cancels it.
 pub(super) async fn hand_over_until(
     ctx: &Context,
     delivery: &Delivery,

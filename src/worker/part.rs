@@ -29,7 +29,7 @@ use crate::{
     im::{BatchReply, ENCODER_VERSION, ImError, Pair, class_in_error_list, encode_batch, lookup},
     store::{
         CALL_WINDOW, CAPPED, Caller, CancelledMembers, CapRule, Member, MemberFailure, OutboxEvent, OutboxLetter,
-        PartCall, PartNext, PartOutcome, SuppressedMembers, WorkUnit,
+        PartCall, PartClaim, PartNext, PartOutcome, SuppressedMembers, WorkUnit,
     },
 };
 
@@ -79,23 +79,7 @@ impl Part<'_> {
             ctx, unit, loaded, app, ..
         } = self;
         if loaded.job.expires_at.is_some_and(|at| at <= Utc::now()) {
-            let ended = ctx
-                .persist(|| {
-                    ctx.store.end_pending(unit, MessageState::Expired, None, |members| {
-                        self.unreached(
-                            Outcome::Expired,
-                            members.iter().map(|m| m.to.as_str()),
-                            "expired",
-                            "its time was over",
-                            None,
-                        )
-                    })
-                })
-                .await?;
-            ctx.metrics
-                .outcome(loaded.job.job_type(), Outcome::Expired, ended as u64);
-            self.woken();
-            return Ok(());
+            return self.expire().await;
         }
         if ctx.waits_for_window(&loaded.job, unit).await? {
             return Ok(());
@@ -120,27 +104,8 @@ impl Part<'_> {
             return Ok(());
         }
         let token = Uuid::new_v4();
-        let caller = Caller {
-            token,
-            sender: self.from.as_str(),
-            encoder: ENCODER_VERSION,
-        };
-        let caps = CapRule {
-            scopes: &ctx.caps(&loaded.job, unit.lane),
-            event: &|members| self.suppressed_event(members),
-        };
         let deadline = Instant::now() + CALL_WINDOW;
-        let claim = ctx
-            .persist(|| {
-                ctx.store.claim_part(
-                    unit,
-                    caller,
-                    caps,
-                    |generation| pair::derive(&unit.app, &unit.job, unit.part, "", generation, self.message),
-                    |cancelled| self.cancelled_event(cancelled),
-                )
-            })
-            .await?;
+        let claim = self.claim(token).await?;
         if claim.lost {
             return Ok(());
         }
@@ -183,6 +148,52 @@ impl Part<'_> {
             Err(CallFailure::Im(error)) => self.refused(&call, &error),
         };
         self.settle(token, &outcome).await
+    }
+
+    /// Its time is over: what is pending of it ends without a call.
+    async fn expire(&self) -> Result<(), Halt> {
+        let Self { ctx, unit, loaded, .. } = self;
+        let ended = ctx
+            .persist(|| {
+                ctx.store.end_pending(unit, MessageState::Expired, None, |members| {
+                    self.unreached(
+                        Outcome::Expired,
+                        members.iter().map(|m| m.to.as_str()),
+                        "expired",
+                        "its time was over",
+                        None,
+                    )
+                })
+            })
+            .await?;
+        ctx.metrics
+            .outcome(loaded.job.job_type(), Outcome::Expired, ended as u64);
+        self.woken();
+        Ok(())
+    }
+
+    /// Claims what is pending of the part.
+    async fn claim(&self, token: Uuid) -> Result<PartClaim, Halt> {
+        let Self { ctx, unit, loaded, .. } = self;
+        let caller = Caller {
+            token,
+            sender: self.from.as_str(),
+            encoder: ENCODER_VERSION,
+        };
+        let caps = CapRule {
+            scopes: &ctx.caps(&loaded.job, unit.lane),
+            event: &|members| self.suppressed_event(members),
+        };
+        ctx.persist(|| {
+            ctx.store.claim_part(
+                unit,
+                caller,
+                caps,
+                |generation| pair::derive(&unit.app, &unit.job, unit.part, "", generation, self.message),
+                |cancelled| self.cancelled_event(cancelled),
+            )
+        })
+        .await
     }
 
     /// How many recipients the part's call can have at most: what its slot is booked for.

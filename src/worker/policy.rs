@@ -69,15 +69,15 @@ fn opening(at: DateTime<Utc>, expires_at: Option<DateTime<Utc>>, now: DateTime<U
 /// Records the lanes' windows, and wakes what waits in a lane whose window isn't what the workers last had, or which
 /// `changed` names. Tries until the database is there.
 pub(crate) async fn announce_windows(
-    store: Store,
-    policies: [LanePolicy; 3],
+    store: &Store,
+    policies: &[LanePolicy; 3],
     changed: [bool; 3],
-    stopping: CancellationToken,
+    stopping: &CancellationToken,
 ) {
     for lane in Lane::ALL {
         let window = policies[lane.index()].send_window;
         let window = window.map_or_else(String::new, |window| window.to_string());
-        while let Err(error) = announce(&store, lane, &window, changed[lane.index()]).await {
+        while let Err(error) = announce(store, lane, &window, changed[lane.index()]).await {
             tracing::debug!(%error, %lane, "a lane's send window could not be recorded yet");
             tokio::select! {
                 () = stopping.cancelled() => return,

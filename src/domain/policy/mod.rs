@@ -93,6 +93,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "so that a case is one line")]
     fn job(fields: serde_json::Value) -> Job {
         let mut job = json!({"type": "send", "id": "j", "to": "bob", "message": {"text": "hi"}});
         for (name, value) in fields.as_object().unwrap() {
@@ -157,8 +158,10 @@ mod tests {
 
     #[test]
     fn a_cap_of_a_group_prefix_holds_for_groups_that_begin_so() {
-        let mut policy = LanePolicy::default();
-        policy.cap = Some(Cap::parse("2", "1h", Some("promo-")).unwrap());
+        let policy = LanePolicy {
+            cap: Some(Cap::parse("2", "1h", Some("promo-")).unwrap()),
+            send_window: None,
+        };
         assert_eq!(caps(&job(json!({"group": "news"})), Lane::Bulk, &policy), []);
         assert_eq!(caps(&job(json!({})), Lane::Bulk, &policy), []);
         let held = caps(&job(json!({"group": "promo-may"})), Lane::Bulk, &policy);
@@ -168,8 +171,10 @@ mod tests {
 
     #[test]
     fn a_jobs_cap_and_its_lanes_both_hold() {
-        let mut policy = LanePolicy::default();
-        policy.cap = Some(Cap::parse("9", "7d", None).unwrap());
+        let policy = LanePolicy {
+            cap: Some(Cap::parse("9", "7d", None).unwrap()),
+            send_window: None,
+        };
         let capped = job(json!({"group": "promo-may", "cap": {"max": 2, "period": "1d", "group_prefix": "promo-"}}));
         let keys: Vec<_> = caps(&capped, Lane::Bulk, &policy).iter().map(CapScope::key).collect();
         assert_eq!(keys, ["group:promo-", "lane:bulk"]);

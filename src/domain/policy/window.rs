@@ -330,7 +330,6 @@ impl Days {
     }
 
     /// Whether it is every day.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
     pub const fn is_all(&self) -> bool {
         self.0 == Self::ALL.0
     }

@@ -120,6 +120,27 @@ async fn of_a_batch_those_over_the_cap_are_suppressed_and_the_rest_are_sent() {
 }
 
 #[tokio::test]
+async fn batches_to_the_same_recipients_at_the_same_time_share_the_cap_exactly() {
+    let world = World::new().await;
+    let _workers = [Worker::start(&world).await, Worker::start(&world).await];
+    let mut to: Vec<String> = (0..600).map(|n| format!("member{n}")).collect();
+    for n in 0..5 {
+        // In another order each: who waits for whom must not depend on it.
+        to.rotate_left(97);
+        let batch = json!({"type": "batch_send", "id": format!("batch-{n}"), "group": "promo-spring", "to": to,
+                           "message": {"text": format!("text {n}")},
+                           "cap": {"max": 2, "period": "7d", "group_prefix": "promo-"}});
+        world.broker.publish(["normal", "bulk"][n % 2], &batch).await;
+    }
+    let status = group_settled(&world, "promo-spring", 5).await;
+    assert_eq!(status["recipients"], outcome(3_000, 1_200, 1_800));
+    assert_eq!(delivered_once(&world), 1_200);
+    for n in 0..600 {
+        assert_eq!(world.simulator.messages_to(&format!("member{n}")).len(), 2);
+    }
+}
+
+#[tokio::test]
 async fn a_failure_gives_its_count_back_and_a_retry_counts_once() {
     let mut world = World::new().await;
     world.set("IM_DISPATCHER__RETRY__INITIAL", "100ms");

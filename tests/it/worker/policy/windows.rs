@@ -92,6 +92,33 @@ async fn a_job_outside_its_window_waits_is_pending_and_can_be_revoked() {
 }
 
 #[tokio::test]
+async fn what_is_revoked_before_it_arrives_outside_its_window_is_cancelled_at_once() {
+    let world = World::new().await;
+    let _worker = Worker::start(&world).await;
+    for target in [["--job", "single"], ["--group", "spring"]] {
+        let revoked = world.cli(&["revoke", target[0], target[1]]).await;
+        assert!(revoked.status.success());
+    }
+    let (closed, _) = closed();
+    let mut single = send("single", "alice");
+    let mut batch = json!({"type": "batch_send", "id": "batch", "group": "spring", "to": ["bob", "carol"],
+                           "message": {"text": "x"}});
+    for job in [&mut single, &mut batch] {
+        job["send_window"] = closed.clone();
+        world.broker.publish("normal", job).await;
+    }
+    assert_eq!(
+        settled(&world, "single").await["recipients"],
+        counts(1, &[("cancelled", 1)])
+    );
+    assert_eq!(
+        settled(&world, "batch").await["recipients"],
+        counts(2, &[("cancelled", 2)])
+    );
+    assert_eq!(delivered_once(&world), 0);
+}
+
+#[tokio::test]
 async fn nothing_goes_out_before_the_opening_and_everything_after_it() {
     let world = World::new().await;
     let _worker = Worker::start(&world).await;
