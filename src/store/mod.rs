@@ -19,6 +19,8 @@ mod retry;
 mod revocations;
 mod revoke_status;
 mod revoked;
+#[cfg(test)]
+mod revoked_tests;
 mod sent;
 mod singles;
 mod status;
