@@ -5,6 +5,8 @@ mod budgets;
 mod budgets_tests;
 mod claims;
 mod closing;
+#[cfg(test)]
+mod closing_tests;
 mod doubts;
 mod durability;
 mod error;
