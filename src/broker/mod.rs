@@ -10,14 +10,17 @@
 //! supervisor     keeps both up           watchdog    does it get anywhere?
 //! consumer       a queue's deliveries    settle      a disposition becomes an ack
 //! publisher      one call, one answer    publish_channel   confirms, and what was returned
+//! legible, net   bytes from the broker, so that lapin can read them
 //! messages       jobs, events, letters   dead_letters      look, replay, discard
 //! ```
 
 mod consumer;
 pub mod dead_letters;
 mod error;
+mod legible;
 mod link;
 mod messages;
+mod net;
 mod options;
 mod properties;
 mod publish_channel;
