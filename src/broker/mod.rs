@@ -32,7 +32,10 @@ mod supervisor;
 mod topology;
 mod watchdog;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, task::JoinHandle, time};
@@ -132,6 +135,12 @@ impl Broker {
         self.shared()
             .intake
             .send_if_modified(|intake| std::mem::replace(&mut intake.paused, pause) != pause);
+    }
+
+    /// Lets each queue start with one delivery, and the number double as deliveries are acknowledged: as
+    /// [`BrokerOptions::slow_start`], for what is learnt only now. Without effect on a queue that is consumed already.
+    pub fn start_slowly(&self) {
+        self.shared().slow_start.store(true, Ordering::Relaxed);
     }
 
     /// Stops taking deliveries of a lane, or goes on.

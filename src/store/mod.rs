@@ -23,6 +23,7 @@ mod revoke_status;
 mod revoked;
 #[cfg(test)]
 mod revoked_tests;
+mod runs;
 mod sent;
 mod singles;
 mod status;
@@ -56,6 +57,7 @@ pub use parts::{CallPair, CancelledMembers, Member, PartCall, PartClaim};
 pub use retry::{RetryFilter, Retryable};
 pub use revocations::{CancelledByFanOut, NewRevocation, RevocationAdded};
 pub use revoked::{RawMessage, RevocableMessage, RevokeOutcome};
+pub use runs::WorkerRun;
 pub use sent::SentOutcome;
 pub use singles::{FinalSingle, SingleClaim};
 pub use status::{After, DEFAULT_PAGE, MessagePage};
