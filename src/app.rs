@@ -26,7 +26,7 @@ use crate::{
     },
     http::{HealthSource, HttpState, Readiness, RevokeError, Revoker, Server, Tokens},
     im::{ClientOptions, ImApp, ImClient},
-    store::{NewRevocation, RevocationAdded, Store, StoreOptions},
+    store::{NewRevocation, RevocationAdded, Store, StoreOptions, WorkerRun},
     telemetry::Metrics,
     worker::{Context, LanePolicies, Parts, StoreLedger, Worker, announce_windows},
 };
@@ -87,6 +87,7 @@ pub async fn run_worker(
         return Ok(ExitCode::SUCCESS);
     }
     health.migrated.store(true, Ordering::Relaxed);
+    let run = begin_run(&store, &broker, &draining).await;
     let limits = SharedLimits::new(parking_lot::Mutex::new(limits_of(&settings)));
     let budget = budget(&settings, &store, Arc::clone(&limits))?;
     let policies = LanePolicies::new(arc_swap::ArcSwap::from_pointee(policies_of(&settings)));
@@ -121,6 +122,7 @@ pub async fn run_worker(
         metrics,
         draining: draining.clone(),
         stopping: stopping.clone(),
+        run,
     });
     // Before anything is taken.
     context.refresh_pauses().await;
@@ -175,6 +177,34 @@ async fn prepare_database(store: &Store, migrate: bool, draining: &CancellationT
         }
         tokio::select! {
             () = draining.cancelled() => return false,
+            () = tokio::time::sleep(Duration::from_millis(500)) => {}
+        }
+    }
+}
+
+/// Puts this process on record. After an unclean exit one of the next jobs may be what caused it: each queue then starts
+/// with one delivery, so that no more than that one is in the hands of a worker that dies of it.
+async fn begin_run(store: &Store, broker: &Broker, draining: &CancellationToken) -> WorkerRun {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let run = WorkerRun {
+        id: uuid::Uuid::new_v4(),
+        host: host.trim().to_owned(),
+        pid: std::process::id(),
+    };
+    // A process that is dead and not yet waited for has no command line.
+    let lives = |pid: u32| std::fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty());
+    loop {
+        match store.begin_run(&run, lives).await {
+            Ok(false) => return run,
+            Ok(true) => {
+                tracing::warn!("a worker ended uncleanly: each queue starts with one delivery, and the number doubles");
+                broker.start_slowly();
+                return run;
+            }
+            Err(error) => tracing::debug!(%error, "this start could not be put on record yet"),
+        }
+        tokio::select! {
+            () = draining.cancelled() => return run,
             () = tokio::time::sleep(Duration::from_millis(500)) => {}
         }
     }

@@ -101,7 +101,7 @@ pub(super) struct QueueConsumer {
     /// Sessions in a row that failed soon.
     pub(super) failures: u32,
     out: mpsc::Sender<Delivery>,
-    /// The prefetch now, and the one that it grows to.
+    /// The prefetch now, 0 before the first delivery was asked for, and the one that it grows to.
     window: u16,
     target: u16,
 }
@@ -110,13 +110,12 @@ impl QueueConsumer {
     pub(super) fn new(shared: &Shared, queue: JobQueue, out: mpsc::Sender<Delivery>) -> Self {
         // A prefetch of 0 would mean no bound at all.
         let target = shared.options.prefetch[queue.lane.index()].max(1);
-        let window = if shared.options.slow_start { 1 } else { target };
         Self {
             queue,
             progress: Arc::default(),
             failures: 0,
             out,
-            window,
+            window: 0,
             target,
         }
     }
@@ -171,6 +170,10 @@ impl QueueConsumer {
                 }
                 continue;
             };
+            if self.window == 0 {
+                let slowly = shared.slow_start.load(Ordering::Relaxed);
+                self.window = if slowly { 1 } else { self.target };
+            }
             // A quorum queue without a leader doesn't answer at all.
             let mut consumer = match time::timeout(shared.options.attempt_timeout, self.start(channel)).await {
                 Ok(Ok(consumer)) => consumer,

@@ -15,7 +15,7 @@ use socket2::{SockRef, Socket};
 use tokio::{sync::watch, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
 
-use super::{BrokerError, BrokerOptions, BrokerSetupError};
+use super::{BrokerError, BrokerOptions, BrokerSetupError, legible::Legible, net};
 
 /// How long a channel or connection may take to close in good order.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -100,16 +100,16 @@ impl Link {
         // The I/O thread is told to give up by its own token: it can't be by dropping the future that waits for it.
         let abandon = CancellationToken::new();
         let _abandon_on_return = abandon.clone().drop_guard();
-        let runtime = lapin::runtime::default_runtime().map_err(|source| connect_error(endpoint, source))?;
+        let tokio = async_rs::Runtime::tokio_current();
         let connect = {
-            let (runtime, tls, socket, stop) = (runtime.clone(), endpoint.tls.clone(), socket.clone(), stop.clone());
+            let (tls, socket, stop) = (endpoint.tls.clone(), socket.clone(), stop.clone());
             let abandon = abandon.clone();
             let (deadline, user_timeout) = (options.attempt_timeout, options.stall_timeout);
             async move |uri: AMQPUri, _| {
                 let open = async {
                     let mut stream = Err(std::io::Error::from(std::io::ErrorKind::AddrNotAvailable));
                     for address in tokio::net::lookup_host((uri.authority.host.as_str(), uri.authority.port)).await? {
-                        stream = AsyncTcpStream::connect(&runtime, address).await;
+                        stream = AsyncTcpStream::connect(&tokio, address).await;
                         if stream.is_ok() {
                             break;
                         }
@@ -128,7 +128,8 @@ impl Link {
                 let given_up = || lapin::Error::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
                 tokio::select! {
                     opened = time::timeout(deadline, open) => match opened {
-                        Ok(stream) => stream.map_err(lapin::Error::from),
+                        Ok(Ok(stream)) => Ok(AsyncTcpStream::Plain(Legible::new(stream))),
+                        Ok(Err(error)) => Err(error.into()),
                         Err(_) => Err(given_up()),
                     },
                     () = stop.cancelled() => Err(given_up()),
@@ -136,7 +137,7 @@ impl Link {
                 }
             }
         };
-        let connecting = Connection::connector(endpoint.uri.clone(), runtime, connect, properties);
+        let connecting = Connection::connector(endpoint.uri.clone(), net::runtime(), connect, properties);
         let connection = tokio::select! {
             connected = time::timeout(options.attempt_timeout, connecting) => match connected {
                 Ok(connection) => connection.map_err(|source| connect_error(endpoint, source))?,

@@ -10,14 +10,17 @@
 //! supervisor     keeps both up           watchdog    does it get anywhere?
 //! consumer       a queue's deliveries    settle      a disposition becomes an ack
 //! publisher      one call, one answer    publish_channel   confirms, and what was returned
+//! legible, net   bytes from the broker, so that lapin can read them
 //! messages       jobs, events, letters   dead_letters      look, replay, discard
 //! ```
 
 mod consumer;
 pub mod dead_letters;
 mod error;
+mod legible;
 mod link;
 mod messages;
+mod net;
 mod options;
 mod properties;
 mod publish_channel;
@@ -29,7 +32,10 @@ mod supervisor;
 mod topology;
 mod watchdog;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::{sync::mpsc, task::JoinHandle, time};
@@ -129,6 +135,12 @@ impl Broker {
         self.shared()
             .intake
             .send_if_modified(|intake| std::mem::replace(&mut intake.paused, pause) != pause);
+    }
+
+    /// Lets each queue start with one delivery, and the number double as deliveries are acknowledged: as
+    /// [`BrokerOptions::slow_start`], for what is learnt only now. Without effect on a queue that is consumed already.
+    pub fn start_slowly(&self) {
+        self.shared().slow_start.store(true, Ordering::Relaxed);
     }
 
     /// Stops taking deliveries of a lane, or goes on.

@@ -11,6 +11,8 @@ use lapin::{
     types::{AMQPValue, FieldTable, LongString, ShortString},
 };
 
+use super::legible::SUBSTITUTE;
+
 /// The first byte of [`Properties::to_bytes`], so that another form can be told apart later.
 const FORMAT: u8 = 1;
 /// The longest AMQP short string, in bytes (AMQP 0-9-1, section 4.2.5.3).
@@ -117,6 +119,36 @@ impl Properties {
     /// A header as a whole number, also where a client sent it as text.
     pub fn header_u64(&self, name: &str) -> Option<u64> {
         self.header(name)?.parse().ok()
+    }
+
+    /// Names of what isn't UTF-8 where AMQP has short strings: properties, and headers by their own names. There each
+    /// byte that breaks UTF-8 is shown as SUBSTITUTE (U+001A), which no name or id should hold anyway. `type` alone may
+    /// also mean that the properties as a whole could not be read.
+    pub fn illegible(&self) -> Vec<String> {
+        let short = [
+            ("content_type", self.0.content_type()),
+            ("content_encoding", self.0.content_encoding()),
+            ("correlation_id", self.0.correlation_id()),
+            ("reply_to", self.0.reply_to()),
+            ("expiration", self.0.expiration()),
+            ("message_id", self.0.message_id()),
+            ("type", self.0.kind()),
+            ("user_id", self.0.user_id()),
+            ("app_id", self.0.app_id()),
+            ("cluster_id", self.0.cluster_id()),
+        ];
+        let mut names: Vec<String> = short
+            .into_iter()
+            .filter(|(_, value)| value.as_ref().is_some_and(is_illegible))
+            .map(|(name, _)| name.to_owned())
+            .collect();
+        if let Some(table) = self.headers() {
+            let broken = table
+                .into_iter()
+                .filter(|(name, value)| is_illegible(name) || holds_illegible(value));
+            names.extend(broken.map(|(name, _)| format!("header {name:?}")));
+        }
+        names
     }
 
     /// The names of all headers, sorted.
@@ -375,6 +407,22 @@ fn rebuild(p: &BasicProperties, headers: Option<FieldTable>, drop: &dyn Fn(&str)
         copy = copy.with_timestamp(timestamp);
     }
     copy
+}
+
+fn is_illegible(text: &ShortString) -> bool {
+    text.as_str().bytes().any(|byte| byte == SUBSTITUTE)
+}
+
+/// Whether a name inside of a value is illegible.
+fn holds_illegible(value: &AMQPValue) -> bool {
+    match value {
+        AMQPValue::ShortString(text) => is_illegible(text),
+        AMQPValue::FieldTable(table) => table
+            .into_iter()
+            .any(|(name, value)| is_illegible(name) || holds_illegible(value)),
+        AMQPValue::FieldArray(array) => array.as_slice().iter().any(holds_illegible),
+        _ => false,
+    }
 }
 
 #[cfg(test)]

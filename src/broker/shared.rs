@@ -1,6 +1,9 @@
 //! What the parts of the broker layer know of each other: whether work is wanted, what is up, what is amiss.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -101,6 +104,8 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
     pub(super) intake: watch::Sender<Intake>,
     pub(super) publishing: watch::Sender<PublishState>,
+    /// Queues that aren't consumed yet start with one delivery.
+    pub(super) slow_start: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -116,6 +121,7 @@ impl Shared {
                 .collect();
         }
         Self {
+            slow_start: AtomicBool::new(options.slow_start),
             options,
             endpoint,
             topology,

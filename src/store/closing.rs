@@ -20,8 +20,12 @@ pub struct ClosedJob {
     /// A failure of a call as a whole.
     pub error: Option<(String, String)>,
 }
+
 impl Store {
-    /// Ends a long job: how many reached anyone, for the dead letter that it may need. `None`: not this lease's.
+    /// Ends a long job: how many reached anyone, for the dead letter that it may need.
+    ///
+    /// A job that has got open parts again meanwhile, since a retry came before, isn't at its end: the last of those
+    /// queues this anew.
     pub async fn close_job(
         &self,
         unit: &WorkUnit,
@@ -32,28 +36,37 @@ impl Store {
             .begin()
             .await
             .map_err(|error| StoreError::query("begin the end of a job", error))?;
-        let row = sqlx::query!(
-            r#"
-            SELECT j.error_code, j.error_message, j.generation, j.state,
-                   (SELECT count(*) FROM messages m WHERE m.job_id = j.id AND m.created_at = j.created_at AND m.state IN (3, 7)) AS "reached!",
-                   (SELECT count(*) FROM messages m WHERE m.job_id = j.id AND m.created_at = j.created_at AND m.state = 4) AS "failed!",
-                   (SELECT coalesce(max(attempts), 0) FROM messages m WHERE m.job_id = j.id AND m.created_at = j.created_at) AS "attempts!"
-            FROM jobs j WHERE j.id = $1 FOR UPDATE OF j
-            "#,
+        let job = sqlx::query!(
+            "SELECT error_code, error_message, generation, state, open_parts FROM jobs WHERE id = $1 FOR UPDATE",
             unit.job.as_str(),
         )
         .fetch_optional(&mut *tx)
         .await
-        .map_err(|error| StoreError::query("count a job's outcomes", error))?;
-        if let Some(row) = row
-            && row.state == 1
+        .map_err(|error| StoreError::query("lock a job at its end", error))?;
+        if let Some(job) = job
+            && job.state == 1
+            && job.open_parts <= 0
         {
+            // Behind the lock, in a statement of its own: what a retry that held it has reopened is seen.
+            let counts = sqlx::query!(
+                r#"
+                SELECT count(*) FILTER (WHERE m.state IN (3, 7)) AS "reached!",
+                       count(*) FILTER (WHERE m.state = 4) AS "failed!",
+                       coalesce(max(m.attempts), 0) AS "attempts!"
+                FROM messages m WHERE m.job_id = $1 AND m.created_at = $2
+                "#,
+                unit.job.as_str(),
+                unit.created_at,
+            )
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(|error| StoreError::query("count a job's outcomes", error))?;
             let closed = ClosedJob {
-                reached: row.reached,
-                failed: row.failed,
-                attempts: row.attempts.max(0) as u32,
-                generation: row.generation,
-                error: row.error_code.map(|code| (code, row.error_message.unwrap_or_default())),
+                reached: counts.reached,
+                failed: counts.failed,
+                attempts: counts.attempts.max(0) as u32,
+                generation: job.generation,
+                error: job.error_code.map(|code| (code, job.error_message.unwrap_or_default())),
             };
             if let Some(letter) = letter(&closed) {
                 self.put_letter(&mut tx, &letter).await?;

@@ -13,6 +13,7 @@ use super::{
     outcomes::AttemptNote,
     part_outcomes::{MemberFailure, PartNext, advance, keep_job_error, want_members_revoked},
     parts::{CallPair, Member, range},
+    revoked::FurtherKeys,
     work::WorkUnit,
 };
 use crate::domain::Command;
@@ -321,6 +322,8 @@ async fn keep_found(
     let indexes: Vec<i32> = found.iter().map(|f| f.idx).collect();
     let keys: Vec<&str> = found.iter().map(|f| f.msg_key.as_str()).collect();
     let times: Vec<Option<i64>> = found.iter().map(|f| f.msg_time).collect();
+    let further = FurtherKeys::of(unit, &indexes);
+    further.lock(tx).await?;
     sqlx::query!(
         r#"
         UPDATE messages m
@@ -356,7 +359,8 @@ async fn keep_found(
     .execute(&mut **tx)
     .await
     .map_err(|error| StoreError::query("keep found MsgKeys", error))?;
-    want_members_revoked(tx, unit, &indexes).await
+    want_members_revoked(tx, unit, &indexes).await?;
+    further.want_revoked(tx).await
 }
 
 async fn end_members(

@@ -8,6 +8,8 @@ mod caps;
 mod caps_tests;
 mod claims;
 mod closing;
+#[cfg(test)]
+mod closing_tests;
 mod doubts;
 mod durability;
 mod error;
@@ -22,6 +24,9 @@ mod retry;
 mod revocations;
 mod revoke_status;
 mod revoked;
+#[cfg(test)]
+mod revoked_tests;
+mod runs;
 mod sent;
 mod singles;
 mod status;
@@ -57,6 +62,7 @@ pub use parts::{CallPair, Caller, CancelledMembers, Member, PartCall, PartClaim}
 pub use retry::{RetryFilter, Retryable};
 pub use revocations::{CancelledByFanOut, NewRevocation, RevocationAdded};
 pub use revoked::{RawMessage, RevocableMessage, RevokeOutcome};
+pub use runs::WorkerRun;
 pub use sent::SentOutcome;
 pub use singles::{FinalSingle, SingleClaim};
 pub use status::{After, DEFAULT_PAGE, MessagePage};

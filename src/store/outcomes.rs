@@ -13,6 +13,7 @@ use super::{
     Store, StoreError,
     claims::parse_id,
     outbox::{OutboxEvent, OutboxLetter},
+    sent::LateKey,
 };
 use crate::domain::{AppName, Command, GroupName, JobId, Lane, MessageState};
 
@@ -171,7 +172,15 @@ impl Store {
             (&recorded, &settlement.outcome, settlement.token)
         {
             return self
-                .keep_late_key(&settlement.id, settlement.created_at, 0, token, msg_key, *msg_time)
+                .keep_late_key(&LateKey {
+                    id: &settlement.id,
+                    created_at: settlement.created_at,
+                    app: &settlement.app,
+                    group: settlement.group.as_ref(),
+                    token,
+                    msg_key,
+                    msg_time: *msg_time,
+                })
                 .await;
         }
         Ok(recorded)

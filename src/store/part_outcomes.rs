@@ -10,6 +10,7 @@ use super::{
     outbox::OutboxEvent,
     outcomes::AttemptNote,
     parts::{Member, range},
+    revoked::FurtherKeys,
     work::WorkUnit,
 };
 use crate::domain::{Command, GroupName, MessageState};
@@ -145,6 +146,8 @@ impl Store {
         .map_err(|error| StoreError::query("record sent members", error))?;
         if done.len() < sent.len() {
             // Replaced claims: the key is kept where the member's row doesn't hold it.
+            let keys = FurtherKeys::of(unit, sent);
+            keys.lock(tx).await?;
             sqlx::query!(
                 r#"
                 INSERT INTO message_keys (job_id, idx, msg_key, msg_time, source)
@@ -161,6 +164,7 @@ impl Store {
             .execute(&mut **tx)
             .await
             .map_err(|error| StoreError::query("keep late MsgKeys", error))?;
+            keys.want_revoked(tx).await?;
         }
         want_members_revoked(tx, unit, sent).await
     }

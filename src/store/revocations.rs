@@ -430,7 +430,43 @@ async fn mark(
     .execute(&mut **tx)
     .await
     .map_err(|error| StoreError::query("queue revocations", error))?;
+    mark_further_keys(tx, unit, slice, to_accounts).await?;
     describe_cancelled(tx, cancelled).await
+}
+
+/// Messages with a further key are with their recipient, whatever their state says.
+async fn mark_further_keys(
+    tx: &mut Transaction<'static, Postgres>,
+    unit: &WorkUnit,
+    slice: &Slice,
+    to_accounts: Option<&[String]>,
+) -> Result<(), StoreError> {
+    sqlx::query!(
+        r#"
+        WITH marked AS (
+            UPDATE messages m SET revoke_id = coalesce(m.revoke_id, $5)
+            FROM unnest($1::text[], $2::timestamptz[], $3::int4[], $4::int4[]) AS s(job_id, created_at, first, last)
+            WHERE m.job_id = s.job_id AND m.created_at = s.created_at AND m.idx BETWEEN s.first AND s.last
+              AND m.state <> 3 AND ($6::text[] IS NULL OR m.to_account = ANY ($6))
+              AND EXISTS (SELECT FROM message_keys k
+                          WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL)
+            RETURNING m.job_id, m.idx, m.created_at
+        )
+        INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
+        SELECT 1, m.job_id, m.idx, m.created_at, 0, j.app, 4, now() FROM marked m JOIN jobs j ON j.id = m.job_id
+        ON CONFLICT DO NOTHING
+        "#,
+        &slice.jobs,
+        &slice.created,
+        &slice.first,
+        &slice.last,
+        unit.job.as_str(),
+        to_accounts,
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| StoreError::query("mark further keys for revocation", error))?;
+    Ok(())
 }
 
 async fn describe_cancelled(

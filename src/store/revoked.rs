@@ -1,11 +1,20 @@
-//! Messages that a fan-out marked: what their calls need, and how they ended.
+//! Messages that a revocation covers: what their calls need, and how they ended.
+//!
+//! Of such a message every key on record is revoked, whatever its state: also one that came late, for a message that is
+//! revoked, cancelled or failed by then.
 
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
+use sqlx::{Postgres, Transaction};
 
-use super::{Store, StoreError, claims::parse_id, outbox::OutboxEvent, work::WorkUnit};
-use crate::domain::{AccountId, JobId};
+use super::{
+    Store, StoreError,
+    claims::{message_state, parse_id},
+    outbox::OutboxEvent,
+    work::WorkUnit,
+};
+use crate::domain::{AccountId, AppName, GroupName, JobId, MessageState};
 
 /// A message to revoke.
 #[derive(Debug, Clone)]
@@ -16,8 +25,10 @@ pub struct RevocableMessage {
     pub from: AccountId,
     /// The recipient.
     pub to: AccountId,
-    /// Every key of it: more than one means that it was sent twice.
+    /// Its keys that aren't revoked yet: more than one means that it was sent twice.
     pub keys: Vec<String>,
+    /// Its state: one that isn't `Sent` has told its end already.
+    pub state: MessageState,
     /// The revocation.
     pub revocation: JobId,
     /// The number of the sending job's type.
@@ -35,9 +46,13 @@ pub struct RevocableMessage {
 pub struct RevokeOutcome {
     /// Its row of work.
     pub unit: WorkUnit,
-    /// The failure; `None`: revoked, now or before.
+    /// The keys that were withdrawn, now or before.
+    pub withdrawn: Vec<String>,
+    /// The keys that the service won't withdraw.
+    pub refused: Vec<String>,
+    /// The first refusal.
     pub error: Option<String>,
-    /// The event.
+    /// The event: published if the message was `Sent` until now.
     pub event: OutboxEvent,
 }
 
@@ -55,6 +70,7 @@ pub struct RawMessage {
     /// The producer's correlation id.
     pub correlation_id: Option<String>,
 }
+
 impl Store {
     /// What the rows of work of kind `Revoke` are about, in one statement; rows whose message needs no call any more
     /// are ended here.
@@ -64,15 +80,17 @@ impl Store {
         let created: Vec<DateTime<Utc>> = units.iter().map(|unit| unit.created_at).collect();
         let rows = sqlx::query!(
             r#"
-            SELECT m.job_id, m.idx, m.from_account, m.to_account, m.msg_key AS "msg_key!", m.revoke_id AS "revoke_id!",
+            SELECT m.job_id, m.idx, m.from_account, m.to_account, m.state, m.msg_key, m.revoke_id AS "revoke_id!",
                    j.type AS job_type, j.group_name, r.reply_to AS "reply_to?", r.correlation_id AS "correlation_id?",
-                   array(SELECT k.msg_key FROM message_keys k
-                         WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL) AS "others!"
+                   f.keys AS "others!"
             FROM unnest($1::text[], $2::int4[], $3::timestamptz[]) AS i(job_id, idx, created_at)
             JOIN messages m ON m.job_id = i.job_id AND m.created_at = i.created_at AND m.idx = i.idx
             JOIN jobs j ON j.id = m.job_id
             LEFT JOIN revocations r ON r.id = m.revoke_id
-            WHERE m.state = 3 AND m.revoke_id IS NOT NULL AND m.msg_key IS NOT NULL
+            CROSS JOIN LATERAL (SELECT array(SELECT k.msg_key FROM message_keys k
+                                             WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL
+                                             ORDER BY k.msg_key) AS keys) f
+            WHERE m.revoke_id IS NOT NULL AND (m.state = 3 AND m.msg_key IS NOT NULL OR cardinality(f.keys) > 0)
             "#,
             &jobs as &[&str],
             &indexes,
@@ -98,13 +116,16 @@ impl Store {
                     value: error.to_string(),
                 })
             };
-            let mut keys = vec![row.msg_key];
-            keys.extend(row.others);
+            let state = message_state(row.state, &unit.job)?;
+            let own = row.msg_key.filter(|_| state == MessageState::Sent);
+            let others = row.others.into_iter().filter(|other| own.as_deref() != Some(other));
+            let keys = own.clone().into_iter().chain(others).collect();
             messages.push(RevocableMessage {
                 unit: unit.clone(),
                 from: account("from_account", &row.from_account)?,
                 to: account("to_account", &row.to_account)?,
                 keys,
+                state,
                 revocation: parse_id(&row.revoke_id)?,
                 job_type: row.job_type,
                 group: row.group_name,
@@ -118,7 +139,8 @@ impl Store {
         Ok(messages)
     }
 
-    /// Records many revocations in one statement, with their events.
+    /// Records many revocations in one transaction, with their events. A message is revoked when the key of its record
+    /// was withdrawn; one that has got a further key meanwhile is work again.
     pub async fn record_revoked(&self, outcomes: &[RevokeOutcome]) -> Result<(), StoreError> {
         let mut sorted: Vec<&RevokeOutcome> = outcomes.iter().collect();
         sorted.sort_unstable_by(|a, b| (a.unit.job.as_str(), a.unit.part).cmp(&(b.unit.job.as_str(), b.unit.part)));
@@ -126,53 +148,40 @@ impl Store {
         let indexes: Vec<i32> = sorted.iter().map(|o| o.unit.part).collect();
         let created: Vec<DateTime<Utc>> = sorted.iter().map(|o| o.unit.created_at).collect();
         let leases: Vec<uuid::Uuid> = sorted.iter().map(|o| o.unit.lease).collect();
-        let errors: Vec<Option<&str>> = sorted.iter().map(|o| o.error.as_deref()).collect();
-        let event_ids: Vec<&str> = sorted.iter().map(|o| o.event.event_id.as_str()).collect();
-        let keys: Vec<&str> = sorted.iter().map(|o| o.event.routing_key.as_str()).collect();
-        let bodies: Vec<&[u8]> = sorted.iter().map(|o| o.event.body.as_slice()).collect();
-        let reply_to: Vec<Option<&str>> = sorted.iter().map(|o| o.event.reply_to.as_deref()).collect();
-        let correlation: Vec<Option<&str>> = sorted.iter().map(|o| o.event.correlation_id.as_deref()).collect();
+        let mut tx = self
+            .pool
+            .begin()
+            .await
+            .map_err(|error| StoreError::query("begin revocations", error))?;
+        // Whoever writes a key locks its message first: what they have committed is seen by the statements that follow.
         sqlx::query!(
             r#"
-            WITH input AS (
-                SELECT * FROM unnest($1::text[], $2::int4[], $3::timestamptz[], $4::uuid[], $5::text[], $6::text[],
-                                     $7::text[], $8::bytea[], $9::text[], $10::text[])
-                    AS i(job_id, idx, created_at, lease, error, event_id, routing_key, body, reply_to, correlation_id)
-            ), ended AS (
-                DELETE FROM work w USING input i
-                WHERE w.job_id = i.job_id AND w.kind = 1 AND w.part = i.idx AND w.lease = i.lease
-            ), keys AS (
-                UPDATE message_keys k SET revoked_at = clock_timestamp() FROM input i
-                WHERE k.job_id = i.job_id AND k.idx = i.idx AND i.error IS NULL
-            ), done AS (
-                UPDATE messages m
-                SET state = CASE WHEN i.error IS NULL THEN 7 ELSE m.state END,
-                    revoke_state = CASE WHEN i.error IS NULL THEN 2 ELSE 3 END,
-                    revoke_error = i.error,
-                    revoked_at = CASE WHEN i.error IS NULL THEN clock_timestamp() END
-                FROM input i
-                WHERE m.job_id = i.job_id AND m.created_at = i.created_at AND m.idx = i.idx AND m.state = 3
-                RETURNING m.job_id, m.idx
-            )
-            INSERT INTO outbox (kind, job_id, event_id, routing_key, body, reply_to, correlation_id)
-            SELECT 0, i.job_id, i.event_id, i.routing_key, i.body, i.reply_to, i.correlation_id
-            FROM input i JOIN done d ON d.job_id = i.job_id AND d.idx = i.idx
+            SELECT m.idx FROM unnest($1::text[], $2::int4[], $3::timestamptz[]) AS i(job_id, idx, created_at)
+            JOIN messages m ON m.job_id = i.job_id AND m.created_at = i.created_at AND m.idx = i.idx
+            ORDER BY m.job_id, m.idx FOR UPDATE OF m
             "#,
             &jobs as &[&str],
             &indexes,
             &created,
-            &leases,
-            &errors as &[Option<&str>],
-            &event_ids as &[&str],
-            &keys as &[&str],
-            &bodies as &[&[u8]],
-            &reply_to as &[Option<&str>],
-            &correlation as &[Option<&str>],
         )
-        .execute(&self.pool)
+        .fetch_all(&mut *tx)
         .await
-        .map_err(|error| StoreError::query("record revoked messages", error))?;
-        Ok(())
+        .map_err(|error| StoreError::query("lock revoked messages", error))?;
+        sqlx::query!(
+            "DELETE FROM work w USING unnest($1::text[], $2::int4[], $3::uuid[]) AS i(job_id, idx, lease)
+             WHERE w.job_id = i.job_id AND w.kind = 1 AND w.part = i.idx AND w.lease = i.lease",
+            &jobs as &[&str],
+            &indexes,
+            &leases,
+        )
+        .execute(&mut *tx)
+        .await
+        .map_err(|error| StoreError::query("end rows of revocations", error))?;
+        mark_revoked(&mut tx, &sorted).await?;
+        queue_left_keys(&mut tx, &sorted).await?;
+        tx.commit()
+            .await
+            .map_err(|error| StoreError::query("commit revocations", error))
     }
 
     /// The message that a raw revocation names.
@@ -228,13 +237,24 @@ impl Store {
         .map_err(|error| StoreError::query("record a raw revocation", error))?;
         if error.is_none() {
             sqlx::query!(
-                "UPDATE messages SET state = 7, revoke_state = 2, revoke_id = coalesce(revoke_id, $4),
-                                     revoked_at = clock_timestamp()
-                 WHERE to_account = $1 AND from_account = $2 AND msg_key = $3 AND state = 3",
+                r#"
+                WITH done AS (
+                    UPDATE messages SET state = 7, revoke_state = 2, revoke_id = coalesce(revoke_id, $4),
+                                        revoked_at = clock_timestamp()
+                    WHERE to_account = $1 AND from_account = $2 AND msg_key = $3 AND state = 3
+                    RETURNING job_id, idx, created_at
+                )
+                INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
+                SELECT 1, job_id, idx, created_at, 0, $5, 4, now() FROM done d
+                WHERE EXISTS (SELECT FROM message_keys k
+                              WHERE k.job_id = d.job_id AND k.idx = d.idx AND k.revoked_at IS NULL)
+                ON CONFLICT DO NOTHING
+                "#,
                 message.to.as_str(),
                 message.from.as_str(),
                 message.msg_key,
                 unit.job.as_str(),
+                unit.app.as_str(),
             )
             .execute(&mut *tx)
             .await
@@ -252,5 +272,203 @@ impl Store {
         tx.commit()
             .await
             .map_err(|error| StoreError::query("commit a raw revocation", error))
+    }
+}
+
+/// Messages of one job that have got a further key.
+pub(super) struct FurtherKeys<'a> {
+    pub(super) job: &'a JobId,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) indexes: &'a [i32],
+    pub(super) group: Option<&'a GroupName>,
+    pub(super) app: &'a AppName,
+}
+
+impl<'a> FurtherKeys<'a> {
+    /// Those of a row of work.
+    pub(super) const fn of(unit: &'a WorkUnit, indexes: &'a [i32]) -> Self {
+        Self {
+            job: &unit.job,
+            created_at: unit.created_at,
+            indexes,
+            group: unit.group.as_ref(),
+            app: &unit.app,
+        }
+    }
+
+    /// Locks the messages: in the same transaction as their keys, and before these are written.
+    pub(super) async fn lock(&self, tx: &mut Transaction<'static, Postgres>) -> Result<(), StoreError> {
+        sqlx::query!(
+            "SELECT idx FROM messages WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3) ORDER BY idx FOR UPDATE",
+            self.job.as_str(),
+            self.created_at,
+            self.indexes,
+        )
+        .fetch_all(&mut **tx)
+        .await
+        .map_err(|error| StoreError::query("lock messages with further keys", error))?;
+        Ok(())
+    }
+
+    /// Queues those for revocation that a tombstone covers: no fan-out comes by again, and no outcome of theirs.
+    pub(super) async fn want_revoked(&self, tx: &mut Transaction<'static, Postgres>) -> Result<(), StoreError> {
+        sqlx::query!(
+            r#"
+            WITH tombstone AS (
+                SELECT t.id, t.to_accounts FROM revocations t WHERE t.target_job = $1
+                UNION ALL
+                SELECT g.id, NULL FROM revocations g
+                WHERE g.target_group = $4 AND g.lifted_at IS NULL AND g.expires_at > now()
+            ), wanted AS (
+                UPDATE messages m
+                SET revoke_id = coalesce(m.revoke_id, (SELECT t.id FROM tombstone t
+                                                       WHERE t.to_accounts IS NULL OR m.to_account = ANY (t.to_accounts) LIMIT 1))
+                WHERE m.job_id = $1 AND m.created_at = $2 AND m.idx = ANY ($3)
+                  AND EXISTS (SELECT FROM message_keys k
+                              WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL)
+                  AND (m.revoke_id IS NOT NULL OR EXISTS (SELECT 1 FROM tombstone t
+                                                          WHERE t.to_accounts IS NULL OR m.to_account = ANY (t.to_accounts)))
+                RETURNING m.idx
+            )
+            INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
+            SELECT 1, $1, idx, $2, 0, $5, 4, now() FROM wanted
+            -- Whoever has it in hand has read the keys already.
+            ON CONFLICT (job_id, kind, part) DO UPDATE SET lease = NULL, due_at = now()
+            "#,
+            self.job.as_str(),
+            self.created_at,
+            self.indexes,
+            self.group.map(GroupName::as_str),
+            self.app.as_str(),
+        )
+        .execute(&mut **tx)
+        .await
+        .map_err(|error| StoreError::query("queue the revocation of further keys", error))?;
+        Ok(())
+    }
+}
+
+/// Writes what became of the keys, and of their messages; whatever is told of a message that was `Sent` until now.
+async fn mark_revoked(tx: &mut Transaction<'static, Postgres>, sorted: &[&RevokeOutcome]) -> Result<(), StoreError> {
+    let jobs: Vec<&str> = sorted.iter().map(|o| o.unit.job.as_str()).collect();
+    let indexes: Vec<i32> = sorted.iter().map(|o| o.unit.part).collect();
+    let created: Vec<DateTime<Utc>> = sorted.iter().map(|o| o.unit.created_at).collect();
+    let errors: Vec<Option<&str>> = sorted.iter().map(|o| o.error.as_deref()).collect();
+    let event_ids: Vec<&str> = sorted.iter().map(|o| o.event.event_id.as_str()).collect();
+    let routing: Vec<&str> = sorted.iter().map(|o| o.event.routing_key.as_str()).collect();
+    let bodies: Vec<&[u8]> = sorted.iter().map(|o| o.event.body.as_slice()).collect();
+    let reply_to: Vec<Option<&str>> = sorted.iter().map(|o| o.event.reply_to.as_deref()).collect();
+    let correlation: Vec<Option<&str>> = sorted.iter().map(|o| o.event.correlation_id.as_deref()).collect();
+    let withdrawn = Keys::of(sorted, |outcome| &outcome.withdrawn);
+    let refused = Keys::of(sorted, |outcome| &outcome.refused);
+    sqlx::query!(
+        r#"
+        WITH input AS (
+            SELECT * FROM unnest($1::text[], $2::int4[], $3::timestamptz[], $4::text[], $5::text[], $6::text[],
+                                 $7::bytea[], $8::text[], $9::text[])
+                AS i(job_id, idx, created_at, error, event_id, routing_key, body, reply_to, correlation_id)
+        ), withdrawn AS (
+            SELECT * FROM unnest($10::text[], $11::int4[], $12::text[]) AS k(job_id, idx, msg_key)
+        ), refused AS (
+            SELECT * FROM unnest($13::text[], $14::int4[], $15::text[]) AS k(job_id, idx, msg_key)
+        ), keys AS (
+            UPDATE message_keys k SET revoked_at = clock_timestamp() FROM withdrawn i
+            WHERE k.job_id = i.job_id AND k.idx = i.idx AND k.msg_key = i.msg_key
+        ), done AS (
+            UPDATE messages m
+            SET state = CASE WHEN i.error IS NULL THEN 7 ELSE m.state END,
+                revoke_state = CASE WHEN i.error IS NULL THEN 2 ELSE 3 END,
+                revoke_error = i.error,
+                revoked_at = CASE WHEN i.error IS NULL THEN clock_timestamp() END
+            FROM input i
+            WHERE m.job_id = i.job_id AND m.created_at = i.created_at AND m.idx = i.idx AND m.state = 3
+              AND (m.job_id, m.idx, m.msg_key) IN (SELECT * FROM withdrawn UNION ALL SELECT * FROM refused)
+            RETURNING m.job_id, m.idx
+        )
+        INSERT INTO outbox (kind, job_id, event_id, routing_key, body, reply_to, correlation_id)
+        SELECT 0, i.job_id, i.event_id, i.routing_key, i.body, i.reply_to, i.correlation_id
+        FROM input i JOIN done d ON d.job_id = i.job_id AND d.idx = i.idx
+        "#,
+        &jobs as &[&str],
+        &indexes,
+        &created,
+        &errors as &[Option<&str>],
+        &event_ids as &[&str],
+        &routing as &[&str],
+        &bodies as &[&[u8]],
+        &reply_to as &[Option<&str>],
+        &correlation as &[Option<&str>],
+        &withdrawn.jobs as &[&str],
+        &withdrawn.indexes,
+        &withdrawn.keys as &[&str],
+        &refused.jobs as &[&str],
+        &refused.indexes,
+        &refused.keys as &[&str],
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| StoreError::query("record revoked messages", error))?;
+    Ok(())
+}
+
+/// Queues the messages that have a key which neither was withdrawn nor refused: it came after they had been read.
+async fn queue_left_keys(tx: &mut Transaction<'static, Postgres>, sorted: &[&RevokeOutcome]) -> Result<(), StoreError> {
+    let jobs: Vec<&str> = sorted.iter().map(|o| o.unit.job.as_str()).collect();
+    let indexes: Vec<i32> = sorted.iter().map(|o| o.unit.part).collect();
+    let created: Vec<DateTime<Utc>> = sorted.iter().map(|o| o.unit.created_at).collect();
+    let lanes: Vec<i16> = sorted.iter().map(|o| o.unit.lane.index() as i16).collect();
+    let apps: Vec<&str> = sorted.iter().map(|o| o.unit.app.as_str()).collect();
+    let refused = Keys::of(sorted, |outcome| &outcome.refused);
+    sqlx::query!(
+        r#"
+        INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
+        SELECT 1, i.job_id, i.idx, i.created_at, i.lane, i.app, 4, now()
+        FROM unnest($1::text[], $2::int4[], $3::timestamptz[], $4::int2[], $5::text[])
+            AS i(job_id, idx, created_at, lane, app)
+        JOIN messages m ON m.job_id = i.job_id AND m.created_at = i.created_at AND m.idx = i.idx
+        WHERE m.state = 3 AND m.revoke_state = 1
+           OR EXISTS (SELECT FROM message_keys k
+                      WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL
+                        AND (k.job_id, k.idx, k.msg_key) NOT IN (
+                            SELECT * FROM unnest($6::text[], $7::int4[], $8::text[]) AS r(job_id, idx, msg_key)))
+        ON CONFLICT DO NOTHING
+        "#,
+        &jobs as &[&str],
+        &indexes,
+        &created,
+        &lanes,
+        &apps as &[&str],
+        &refused.jobs as &[&str],
+        &refused.indexes,
+        &refused.keys as &[&str],
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| StoreError::query("queue further keys", error))?;
+    Ok(())
+}
+
+/// Keys of many messages, as columns.
+struct Keys<'a> {
+    jobs: Vec<&'a str>,
+    indexes: Vec<i32>,
+    keys: Vec<&'a str>,
+}
+
+impl<'a> Keys<'a> {
+    fn of(outcomes: &[&'a RevokeOutcome], keys: impl Fn(&'a RevokeOutcome) -> &'a [String]) -> Self {
+        let mut columns = Self {
+            jobs: Vec::new(),
+            indexes: Vec::new(),
+            keys: Vec::new(),
+        };
+        for outcome in outcomes {
+            for key in keys(outcome) {
+                columns.jobs.push(outcome.unit.job.as_str());
+                columns.indexes.push(outcome.unit.part);
+                columns.keys.push(key);
+            }
+        }
+        columns
     }
 }

@@ -10,6 +10,7 @@ use super::{
     Store, StoreError,
     claims::{message_state, parse_id},
     outcomes::Recorded,
+    revoked::FurtherKeys,
 };
 use crate::domain::{AppName, GroupName, JobId, MessageState};
 
@@ -31,6 +32,18 @@ pub struct SentOutcome {
     /// The service's time, Unix seconds.
     pub msg_time: Option<i64>,
 }
+
+/// An answer that came when its claim wasn't the current one any more.
+pub(super) struct LateKey<'a> {
+    pub(super) id: &'a JobId,
+    pub(super) created_at: DateTime<Utc>,
+    pub(super) app: &'a AppName,
+    pub(super) group: Option<&'a GroupName>,
+    pub(super) token: Uuid,
+    pub(super) msg_key: &'a str,
+    pub(super) msg_time: Option<i64>,
+}
+
 impl Store {
     /// Records accepted calls of deliveries' jobs, many in one statement; the answers come in the order of the calls.
     pub async fn record_sent(&self, high: bool, outcomes: &[SentOutcome]) -> Result<Vec<Recorded>, StoreError> {
@@ -99,14 +112,15 @@ impl Store {
             recorded.push(match done.remove(outcome.id.as_str()) {
                 Some(revocation) => Recorded::Applied { revocation },
                 None => {
-                    self.keep_late_key(
-                        &outcome.id,
-                        outcome.created_at,
-                        0,
-                        outcome.token,
-                        &outcome.msg_key,
-                        outcome.msg_time,
-                    )
+                    self.keep_late_key(&LateKey {
+                        id: &outcome.id,
+                        created_at: outcome.created_at,
+                        app: &outcome.app,
+                        group: outcome.group.as_ref(),
+                        token: outcome.token,
+                        msg_key: &outcome.msg_key,
+                        msg_time: outcome.msg_time,
+                    })
                     .await?
                 }
             });
@@ -115,37 +129,41 @@ impl Store {
     }
 
     /// An answer whose claim isn't the current one any more, or whose record was committed by an earlier try: keeps
-    /// the key whatever the token says.
-    pub(super) async fn keep_late_key(
-        &self,
-        id: &JobId,
-        created_at: DateTime<Utc>,
-        idx: i32,
-        token: Uuid,
-        msg_key: &str,
-        msg_time: Option<i64>,
-    ) -> Result<Recorded, StoreError> {
+    /// the key whatever the token says. One more key of a message that a tombstone covers is revoked, too.
+    pub(super) async fn keep_late_key(&self, late: &LateKey<'_>) -> Result<Recorded, StoreError> {
+        let keys = FurtherKeys {
+            job: late.id,
+            created_at: late.created_at,
+            indexes: &[0],
+            group: late.group,
+            app: late.app,
+        };
+        let mut tx = self
+            .pool
+            .begin()
+            .await
+            .map_err(|error| StoreError::query("begin a late MsgKey", error))?;
+        keys.lock(&mut tx).await?;
         let row = sqlx::query!(
-            "SELECT state, token, msg_key, revoke_id FROM messages WHERE job_id = $1 AND created_at = $2 AND idx = $3",
-            id.as_str(),
-            created_at,
-            idx,
+            "SELECT state, token, msg_key, revoke_id FROM messages WHERE job_id = $1 AND created_at = $2 AND idx = 0",
+            late.id.as_str(),
+            late.created_at,
         )
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *tx)
         .await
         .map_err(|error| StoreError::query("read a message that another claim holds", error))?;
         let Some(row) = row else {
             return Err(StoreError::Inconsistent {
                 table: "messages",
                 column: "job_id",
-                job: id.to_string(),
+                job: late.id.to_string(),
                 value: "no row for a call that was made".to_owned(),
             });
         };
-        let state = message_state(row.state, id)?;
-        if row.msg_key.as_deref() == Some(msg_key) {
+        let state = message_state(row.state, late.id)?;
+        if row.msg_key.as_deref() == Some(late.msg_key) {
             let revocation = row.revoke_id.as_deref().map(parse_id).transpose()?;
-            let applied = row.token == Some(token) && matches!(state, MessageState::Sent | MessageState::Revoked);
+            let applied = row.token == Some(late.token) && matches!(state, MessageState::Sent | MessageState::Revoked);
             return Ok(if applied {
                 Recorded::Applied { revocation }
             } else {
@@ -153,16 +171,19 @@ impl Store {
             });
         }
         sqlx::query!(
-            "INSERT INTO message_keys (job_id, idx, msg_key, msg_time, source) VALUES ($1, $2, $3, $4, 0)
+            "INSERT INTO message_keys (job_id, idx, msg_key, msg_time, source) VALUES ($1, 0, $2, $3, 0)
              ON CONFLICT DO NOTHING",
-            id.as_str(),
-            idx,
-            msg_key,
-            msg_time,
+            late.id.as_str(),
+            late.msg_key,
+            late.msg_time,
         )
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await
         .map_err(|error| StoreError::query("keep a late MsgKey", error))?;
+        keys.want_revoked(&mut tx).await?;
+        tx.commit()
+            .await
+            .map_err(|error| StoreError::query("commit a late MsgKey", error))?;
         Ok(Recorded::Superseded { state })
     }
 }

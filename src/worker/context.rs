@@ -32,7 +32,7 @@ use crate::{
         retry::RetryPolicy,
     },
     im::{ImError, ImErrorKind},
-    store::{ClaimVerdict, NewClaim, OutboxEvent, Recorded, RevokeOutcome, SentOutcome, Store, StoreError},
+    store::{ClaimVerdict, NewClaim, OutboxEvent, Recorded, RevokeOutcome, SentOutcome, Store, StoreError, WorkerRun},
     telemetry::{Metrics, Verdict as CallVerdict},
 };
 
@@ -153,6 +153,8 @@ pub(crate) struct Context {
     /// What isn't finished now goes back.
     pub(super) stopping: CancellationToken,
     database_away: AtomicBool,
+    /// This process, as the records know it.
+    pub(super) run: WorkerRun,
 }
 
 /// What a context is made of.
@@ -177,6 +179,7 @@ pub(crate) struct Parts {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) draining: CancellationToken,
     pub(crate) stopping: CancellationToken,
+    pub(crate) run: WorkerRun,
 }
 
 impl Context {
@@ -256,6 +259,7 @@ impl Context {
             draining: parts.draining,
             stopping: parts.stopping,
             database_away: AtomicBool::new(false),
+            run: parts.run,
         })
     }
 

@@ -157,6 +157,14 @@ async fn route(ctx: &Arc<Context>, delivery: &Delivery) -> (Verdict, Option<Job>
 }
 
 async fn decode(ctx: &Context, delivery: &Delivery) -> Result<Job, Fault> {
+    let illegible = delivery.properties.illegible();
+    if !illegible.is_empty() {
+        // An id or a reply queue with a wrong letter in it is another id, another queue.
+        return Err(Fault::new(
+            "invalid-job",
+            format!("AMQP properties: not UTF-8: {}", illegible.join(", ")),
+        ));
+    }
     let job = if delivery.body.len() > LARGE {
         let _turn = ctx.large.acquire().await;
         let (body, message_id) = (

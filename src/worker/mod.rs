@@ -103,6 +103,11 @@ impl Worker {
             tracing::warn!("a background task didn't end in time");
         }
         ctx.broker.close().await;
+        if !ctx.database_is_away()
+            && let Err(error) = ctx.store.end_run(&ctx.run).await
+        {
+            tracing::debug!(%error, "the next start will take this end for an unclean one");
+        }
         ctx.store.close().await;
         finished
     }
@@ -158,6 +163,9 @@ async fn pulse(ctx: Arc<Context>) {
             continue;
         }
         if beats.is_multiple_of(COUNT_EVERY) {
+            if let Err(error) = ctx.store.keep_run(&ctx.run).await {
+                tracing::debug!(%error, "it could not be said that this worker goes on");
+            }
             measure(&ctx).await;
         }
         if partitions.elapsed() >= PARTITIONS_EVERY && ctx.store.ensure_partitions().await.is_ok() {

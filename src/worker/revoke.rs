@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     domain::{
-        AccountId, AppName, Command, ErrorClass, GroupName, JobId, MsgKey, event::Outcome, job::JobType,
+        AccountId, AppName, Command, ErrorClass, GroupName, JobId, MessageState, MsgKey, event::Outcome, job::JobType,
         record::type_name,
     },
     store::{CancelledByFanOut, OutboxEvent, RevocableMessage, RevokeOutcome, WorkUnit},
@@ -37,23 +37,26 @@ pub(super) async fn one(ctx: &Arc<Context>, message: RevocableMessage) -> Result
         return Ok(());
     };
     let _permit = ctx.permit(unit.lane).await?;
-    let mut end = End::Revoked;
+    let (mut withdrawn, mut refused, mut error) = (Vec::new(), Vec::new(), None);
     for key in &message.keys {
-        end = match withdraw(ctx, app, unit, &message.from, &message.to, key).await? {
-            End::Revoked => continue,
-            other => other,
-        };
-        break;
-    }
-    let error = match end {
-        End::Revoked => None,
-        End::Failed(word, sentence) => Some((word, sentence)),
-        End::Retry { after, counts } => {
-            return ctx
-                .persist(|| ctx.store.postpone(unit, Command::MsgWithdraw, after, counts))
-                .await;
+        match withdraw(ctx, app, unit, &message.from, &message.to, key).await? {
+            End::Revoked => withdrawn.push(key.clone()),
+            // The others are tried all the same.
+            End::Failed(word, sentence) => {
+                refused.push(key.clone());
+                error.get_or_insert((word, sentence));
+            }
+            End::Retry { after, counts } => {
+                return ctx
+                    .persist(|| ctx.store.postpone(unit, Command::MsgWithdraw, after, counts))
+                    .await;
+            }
         }
-    };
+    }
+    if message.state != MessageState::Sent {
+        tracing::warn!(job.id = %unit.job, to = %message.to, state = message.state.as_str(), keys = message.keys.len(),
+                       refused = refused.len(), "a message that came to a further key after its end is revoked under it");
+    }
     let about = About {
         job: unit.job.clone(),
         job_type: job_type(message.job_type),
@@ -75,16 +78,20 @@ pub(super) async fn one(ctx: &Arc<Context>, message: RevocableMessage) -> Result
     );
     let outcome = RevokeOutcome {
         unit: unit.clone(),
+        withdrawn,
+        refused,
         error: error.as_ref().map(as_recorded),
         event,
     };
     ctx.insist(|| ctx.revoked.submit(outcome.clone())).await?;
-    let counted = if error.is_none() {
-        Outcome::Revoked
-    } else {
-        Outcome::RevokeFailed
-    };
-    ctx.metrics.outcome(about.job_type, counted, 1);
+    if message.state == MessageState::Sent {
+        let counted = if error.is_none() {
+            Outcome::Revoked
+        } else {
+            Outcome::RevokeFailed
+        };
+        ctx.metrics.outcome(about.job_type, counted, 1);
+    }
     ctx.outbox.notify_one();
     Ok(())
 }

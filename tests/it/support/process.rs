@@ -69,6 +69,13 @@ impl Process {
         self.signal(Signal::STOP);
     }
 
+    /// Whether it is stopped, by SIGSTOP or by itself at a fault point.
+    pub(crate) fn is_stopped(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap_or_default();
+        // The state is behind the name, which stands in parentheses and may hold anything.
+        stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+    }
+
     /// SIGCONT: lets it go on.
     pub(crate) fn thaw(&self) {
         self.signal(Signal::CONT);

@@ -2,9 +2,10 @@
 
 use lapin::{BasicProperties, types::AMQPValue};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::{LONG, delivered_once, send, settled};
-use crate::support::{Worker, World, eventually};
+use crate::support::{TestBroker, Worker, World, eventually};
 
 fn text(n: usize) -> String {
     "x".repeat(n)
@@ -169,4 +170,104 @@ async fn every_example_job_is_accepted() {
         .filter(|word| word.starts_with("invalid"))
         .collect();
     assert!(invalid.is_empty(), "{invalid:?}");
+}
+
+/// Three bytes that the way to the broker replaces by such as no UTF-8 holds: lapin itself can't publish them.
+const MARK: &str = "\u{1}\u{2}\u{3}";
+
+/// A way to a broker that replaces each [`MARK`]. Ends with the test.
+async fn garbling(url: &str) -> String {
+    let (_, rest) = url.split_once("://").unwrap();
+    let authority = rest.split(['/', '?']).next().unwrap();
+    let address = authority.rsplit('@').next().unwrap().to_owned();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let target = address.clone();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let broker = tokio::net::TcpStream::connect(&target).await.unwrap();
+            let (mut from_client, mut to_client) = client.into_split();
+            let (mut from_broker, mut to_broker) = broker.into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut from_broker, &mut to_client).await });
+            tokio::spawn(async move {
+                let mut bytes = vec![0; 1 << 16];
+                while let Ok(n @ 1..) = from_client.read(&mut bytes).await {
+                    for at in 0..n.saturating_sub(2) {
+                        if bytes[at..n].starts_with(MARK.as_bytes()) {
+                            bytes[at..at + 3].copy_from_slice(b"\xe9\xff\xfe");
+                        }
+                    }
+                    to_broker.write_all(&bytes[..n]).await.unwrap();
+                }
+            });
+        }
+    });
+    url.replacen(&address, &format!("127.0.0.1:{port}"), 1)
+}
+
+#[tokio::test]
+async fn properties_that_are_no_utf8_are_a_dead_letter_and_block_nothing() {
+    let world = World::new().await;
+    let mut worker = Worker::start(&world).await;
+    let garbling = TestBroker::connect(&garbling(&world.services.amqp_url).await, &world.namespace).await;
+    let mut headers = lapin::types::FieldTable::default();
+    headers.insert(format!("na{MARK}me").into(), AMQPValue::LongInt(1));
+    headers.insert("tenant".into(), AMQPValue::LongString(MARK.into()));
+    let cases = [
+        (
+            "message_id",
+            BasicProperties::default().with_message_id(format!("id{MARK}").into()),
+        ),
+        (
+            "reply_to",
+            BasicProperties::default()
+                .with_reply_to(MARK.into())
+                .with_message_id("x".into()),
+        ),
+        ("header", BasicProperties::default().with_headers(headers)),
+    ];
+    for (n, (_, properties)) in cases.iter().enumerate() {
+        let body = send(&format!("bad-{n}"), "alice").to_string();
+        for lane in ["high", "normal", "bulk"] {
+            garbling.publish_with(lane, body.as_bytes(), properties.clone()).await;
+        }
+        world.broker.publish("normal", &send(&format!("good-{n}"), "bob")).await;
+        assert_eq!(settled(&world, &format!("good-{n}")).await["state"], "sent");
+    }
+    let letters = world.broker.dead_letters(3 * cases.len(), LONG).await;
+    assert_eq!(letters.len(), 3 * cases.len());
+    for letter in &letters {
+        assert_eq!(letter.word().as_deref(), Some("invalid-job"));
+        let sentence = letter.header("x-im-error").unwrap();
+        let job = letter.json();
+        let n: usize = job["id"].as_str().unwrap()["bad-".len()..].parse().unwrap();
+        assert_eq!(job, send(&format!("bad-{n}"), "alice"), "the body is what was sent");
+        assert!(sentence.contains(cases[n].0), "{sentence}");
+    }
+    // A value is any bytes: it is no fault, and given on as it is.
+    let tenant = letters
+        .iter()
+        .find_map(|letter| letter.properties.headers().as_ref()?.inner().get("tenant").cloned());
+    assert_eq!(tenant, Some(AMQPValue::LongString(b"\xe9\xff\xfe".to_vec().into())));
+    assert!(worker.process.is_running());
+    assert_eq!(delivered_once(&world), cases.len() as u64);
+}
+
+#[tokio::test]
+async fn a_routing_key_that_is_no_utf8_leads_to_the_dead_queue_and_the_tools_can_read_it() {
+    let world = World::new().await;
+    let _worker = Worker::start(&world).await;
+    let garbling = TestBroker::connect(&garbling(&world.services.amqp_url).await, &world.namespace).await;
+    let body = send("stray", "alice").to_string();
+    garbling
+        .publish_with(&format!("b{MARK}"), body.as_bytes(), BasicProperties::default())
+        .await;
+    let output = eventually(LONG, "it is listed", || async {
+        let output = world.cli(&["dead-letters", "list", "--json"]).await;
+        String::from_utf8_lossy(&output.stdout)
+            .contains("unrouted")
+            .then_some(output)
+    })
+    .await;
+    assert!(output.status.success());
 }

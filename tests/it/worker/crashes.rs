@@ -140,6 +140,59 @@ async fn a_worker_that_was_frozen_right_before_its_write_sends_nothing_when_it_c
     assert_eq!(delivered_once(&world), 2);
 }
 
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn after_an_unclean_exit_a_worker_takes_one_job_at_a_time_first() {
+    let world = careless_service().await;
+    // Declares the queues, and ends in good order.
+    assert!(Worker::start(&world).await.stop().await.success());
+    let frozen_with_backlog = async |jobs: std::ops::Range<usize>| {
+        for n in jobs {
+            world
+                .broker
+                .publish("normal", &send(&format!("job-{n}"), "alice"))
+                .await;
+        }
+        let worker = Worker::spawn(&world, &[("IM_DISPATCHER_FAULT", "claim.before=freeze")]);
+        eventually(LONG, "it is frozen", || async {
+            worker.process.is_stopped().then_some(())
+        })
+        .await;
+        worker
+    };
+    let mut first = frozen_with_backlog(0..20).await;
+    eventually(LONG, "all are in the hands of the first", || async {
+        (world.broker.depth("jobs.normal").await == Some(0)).then_some(())
+    })
+    .await;
+    first.process.kill();
+    eventually(LONG, "all are back", || async {
+        (world.broker.depth("jobs.normal").await == Some(20)).then_some(())
+    })
+    .await;
+    let mut second = frozen_with_backlog(20..21).await;
+    // Not the broker's to change while it is frozen: what has been asked for has been asked for.
+    assert_eq!(
+        world.broker.depth("jobs.normal").await,
+        Some(20),
+        "one of 21 is in its hands"
+    );
+    second.process.thaw();
+    second.until_ready().await;
+    for n in 0..21 {
+        settled(&world, &format!("job-{n}")).await;
+    }
+    assert!(second.stop().await.success());
+    let mut third = frozen_with_backlog(21..31).await;
+    eventually(LONG, "after an orderly end all are taken at once", || async {
+        (world.broker.depth("jobs.normal").await == Some(0)).then_some(())
+    })
+    .await;
+    third.process.thaw();
+    third.until_ready().await;
+    settled(&world, "job-30").await;
+}
+
 #[tokio::test]
 async fn workers_that_are_killed_again_and_again_lose_and_double_nothing() {
     let world = careless_service().await;

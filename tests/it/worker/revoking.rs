@@ -177,3 +177,47 @@ async fn a_campaign_that_is_revoked_while_it_goes_out_leaves_nothing_behind() {
     assert_eq!(report.revoked, of("revoked"));
     assert_eq!(delivered_once(&world), of("revoked"));
 }
+
+/// A worker was frozen with an answer in its hands; another found nothing in a history that lags, sent again, and that was
+/// revoked. Then the first wakes.
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn a_second_key_that_a_frozen_worker_brings_after_the_message_was_revoked_is_revoked_too() {
+    use std::time::Duration;
+
+    let mut world = World::with(im_dispatcher::simulator::SimulatorOptions {
+        dedup: Duration::ZERO,
+        ..Default::default()
+    })
+    .await;
+    world
+        .set("IM_DISPATCHER__IM__TOTAL_TIMEOUT", "1s")
+        .set("IM_DISPATCHER__RECONCILE__SETTLE", "500ms");
+    // What the service promises not to do: it lists nothing as long as the test goes.
+    world.simulator.set_roam_lag(Duration::from_hours(1));
+    let mut first = Worker::spawn(&world, &[("IM_DISPATCHER_FAULT", "call.after=freeze")]);
+    first.until_ready().await;
+    let job = send("twice", "alice");
+    world.broker.publish("normal", &job).await;
+    eventually(LONG, "it is at the service", || async {
+        (world.simulator.delivered_total() == 1).then_some(())
+    })
+    .await;
+    let _second = Worker::start(&world).await;
+    // The producer's repeat is what hands it to the table; else the broker does, when it misses the first's heartbeats.
+    world.broker.publish("normal", &job).await;
+    settled(&world, "twice").await;
+    assert_eq!(
+        world.simulator.delivered_total(),
+        2,
+        "the test needs a message that was sent twice"
+    );
+    let status = revoke(&world, "r", json!({"job": "twice"})).await;
+    assert_eq!(status["recipients"], counts(1, &[("revoked", 1)]));
+    assert_eq!(world.simulator.report().revoked, 1);
+    first.process.thaw();
+    eventually(LONG, "the other message is revoked", || async {
+        (world.simulator.report().revoked == 2).then_some(())
+    })
+    .await;
+}

@@ -1,0 +1,296 @@
+//! On a fresh database each: every key on record of a message that a revocation covers is revoked, whenever it came.
+
+use std::time::Duration;
+
+use chrono::Utc;
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::{
+    ClaimVerdict, NewClaim, NewRevocation, OutboxEvent, Recorded, RevocableMessage, RevocationAdded, RevokeOutcome,
+    Room, SentOutcome, Store, WorkKind, WorkUnit,
+};
+use crate::domain::{AccountId, AppName, Command, GroupName, JobId, Lane, MessageState, job::RevokeTarget};
+
+fn id(text: &str) -> JobId {
+    JobId::parse(text).unwrap()
+}
+
+fn claim(job: &str, token: Uuid) -> NewClaim {
+    NewClaim {
+        id: id(job),
+        digest: [0; 32],
+        job_type: 0,
+        app: AppName::default_app(),
+        group: Some(GroupName::parse("campaign").unwrap()),
+        lane: Lane::Normal,
+        from: AccountId::parse("administrator").unwrap(),
+        to: AccountId::parse("alice").unwrap(),
+        send_at: None,
+        expires_at: None,
+        on_unknown: 0,
+        seq: 1,
+        random: 2,
+        encoder: 1,
+        token,
+        expired: false,
+        online_only: false,
+    }
+}
+
+fn event(job: &JobId) -> OutboxEvent {
+    OutboxEvent {
+        job: job.clone(),
+        event_id: format!("revoked/{job}"),
+        routing_key: "send.revoked".to_owned(),
+        body: b"{}".to_vec(),
+        reply_to: None,
+        correlation_id: None,
+    }
+}
+
+/// A job of one message, with what a test does to it.
+struct Case {
+    store: Store,
+    job: JobId,
+    token: Uuid,
+    created_at: chrono::DateTime<Utc>,
+}
+
+impl Case {
+    /// Claimed: its call may be under way.
+    async fn claimed(pool: PgPool) -> Self {
+        let store = Store::of_pool(pool);
+        let token = Uuid::new_v4();
+        let verdicts = store.claim_new(false, &[claim("job", token)]).await.unwrap();
+        let ClaimVerdict::Claimed { created_at } = verdicts[0] else {
+            panic!("not claimed: {verdicts:?}");
+        };
+        Self {
+            store,
+            job: id("job"),
+            token,
+            created_at,
+        }
+    }
+
+    /// The answer of a call that was made under a claim.
+    async fn answered(&self, token: Uuid, key: &str) -> Recorded {
+        let outcome = SentOutcome {
+            id: self.job.clone(),
+            created_at: self.created_at,
+            app: AppName::default_app(),
+            group: Some(GroupName::parse("campaign").unwrap()),
+            token,
+            msg_key: key.to_owned(),
+            msg_time: Some(100),
+        };
+        self.store.record_sent(false, &[outcome]).await.unwrap().remove(0)
+    }
+
+    /// Puts the message into another state, as the ways of a whole worker do.
+    async fn becomes(&self, state: MessageState) {
+        sqlx::query("UPDATE messages SET state = $1, token = NULL WHERE job_id = 'job'")
+            .bind(state.number())
+            .execute(self.store.pool())
+            .await
+            .unwrap();
+    }
+
+    /// A revocation with its whole fan-out.
+    async fn revoked_by(&self, revocation: &str, target: &RevokeTarget) {
+        let (revocation, app) = (id(revocation), AppName::default_app());
+        let tombstone = NewRevocation {
+            id: &revocation,
+            digest: [1; 32],
+            app: &app,
+            group: None,
+            lane: Lane::High,
+            target,
+            reply_to: None,
+            correlation_id: None,
+        };
+        assert_eq!(
+            self.store.add_revocation(&tombstone).await.unwrap(),
+            RevocationAdded::Added
+        );
+        let fan_out = self
+            .take()
+            .await
+            .into_iter()
+            .find(|unit| unit.kind == WorkKind::FanOut)
+            .unwrap();
+        while !self
+            .store
+            .fan_out(&fan_out, |cancelled| event(&cancelled.job))
+            .await
+            .unwrap()
+        {}
+    }
+
+    async fn take(&self) -> Vec<WorkUnit> {
+        let rooms = Lane::ALL.map(|lane| Room {
+            command: Command::MsgWithdraw,
+            app: AppName::default_app(),
+            lane,
+            rows: 10,
+        });
+        self.store.take_work(&rooms, Duration::from_mins(1)).await.unwrap()
+    }
+
+    /// Takes the revocation's row and reads what it needs.
+    async fn in_hand(&self) -> Option<RevocableMessage> {
+        self.store.revocable(&self.take().await).await.unwrap().pop()
+    }
+
+    /// The calls for what is in hand have been made, all of them with success.
+    async fn withdrawn(&self, message: RevocableMessage) {
+        let outcome = RevokeOutcome {
+            event: event(&message.unit.job),
+            unit: message.unit,
+            withdrawn: message.keys,
+            refused: Vec::new(),
+            error: None,
+        };
+        self.store.record_revoked(&[outcome]).await.unwrap();
+    }
+
+    async fn state(&self) -> MessageState {
+        let state: i16 = sqlx::query_scalar("SELECT state FROM messages WHERE job_id = 'job'")
+            .fetch_one(self.store.pool())
+            .await
+            .unwrap();
+        super::claims::message_state(state, &self.job).unwrap()
+    }
+
+    async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(self.store.pool()).await.unwrap()
+    }
+
+    /// Further keys on record that nobody has withdrawn.
+    async fn keys_left(&self) -> i64 {
+        self.count("SELECT count(*) FROM message_keys WHERE revoked_at IS NULL")
+            .await
+    }
+
+    async fn events(&self) -> i64 {
+        self.count("SELECT count(*) FROM outbox").await
+    }
+}
+
+fn by_job() -> RevokeTarget {
+    RevokeTarget::Job {
+        job: id("job"),
+        to: None,
+    }
+}
+
+#[sqlx::test]
+async fn a_second_key_that_comes_after_its_message_was_revoked_is_revoked_too(pool: PgPool) {
+    let case = Case::claimed(pool).await;
+    case.answered(case.token, "first").await;
+    case.revoked_by("r", &by_job()).await;
+    let message = case.in_hand().await.unwrap();
+    assert_eq!(message.keys, ["first"]);
+    case.withdrawn(message).await;
+    assert_eq!(case.state().await, MessageState::Revoked);
+    assert!(case.in_hand().await.is_none());
+
+    let late = case.answered(Uuid::new_v4(), "second").await;
+    assert_eq!(
+        late,
+        Recorded::Superseded {
+            state: MessageState::Revoked
+        }
+    );
+    assert_eq!(case.keys_left().await, 1);
+    let message = case.in_hand().await.unwrap();
+    assert_eq!(
+        (message.keys.as_slice(), message.state),
+        (["second".to_owned()].as_slice(), MessageState::Revoked)
+    );
+    case.withdrawn(message).await;
+    assert_eq!(case.keys_left().await, 0);
+    assert!(case.in_hand().await.is_none());
+    assert_eq!(case.events().await, 1, "it was told once that the message is revoked");
+}
+
+#[sqlx::test]
+async fn a_key_that_comes_while_its_message_is_being_revoked_is_neither_marked_nor_forgotten(pool: PgPool) {
+    let case = Case::claimed(pool).await;
+    case.answered(case.token, "first").await;
+    case.revoked_by("r", &by_job()).await;
+    let message = case.in_hand().await.unwrap();
+    case.answered(Uuid::new_v4(), "second").await;
+    case.withdrawn(message).await;
+    assert_eq!(case.state().await, MessageState::Revoked);
+    assert_eq!(case.keys_left().await, 1, "nobody has withdrawn it");
+    let message = case.in_hand().await.unwrap();
+    assert_eq!(message.keys, ["second"]);
+    case.withdrawn(message).await;
+    assert_eq!(case.keys_left().await, 0);
+}
+
+#[sqlx::test]
+async fn a_message_is_not_revoked_by_withdrawing_another_key_than_its_own(pool: PgPool) {
+    let case = Case::claimed(pool).await;
+    case.revoked_by("r", &by_job()).await;
+    // A late answer of an older claim, while the present one's call is under way.
+    case.answered(Uuid::new_v4(), "older").await;
+    let message = case.in_hand().await.unwrap();
+    assert_eq!(message.keys, ["older"]);
+    case.answered(case.token, "own").await;
+    case.withdrawn(message).await;
+    assert_eq!((case.state().await, case.events().await), (MessageState::Sent, 0));
+    let message = case.in_hand().await.unwrap();
+    assert_eq!(message.keys, ["own"]);
+    case.withdrawn(message).await;
+    assert_eq!((case.state().await, case.events().await), (MessageState::Revoked, 1));
+    assert!(case.in_hand().await.is_none());
+}
+
+#[sqlx::test]
+async fn a_late_key_of_a_message_that_failed_is_revoked_with_its_group_before_or_after(pool: PgPool) {
+    let campaign = RevokeTarget::Group(GroupName::parse("campaign").unwrap());
+    for tombstone_first in [true, false] {
+        let case = Case::claimed(pool.clone()).await;
+        case.becomes(MessageState::Failed).await;
+        if tombstone_first {
+            case.revoked_by("r", &campaign).await;
+            assert!(case.in_hand().await.is_none());
+            case.answered(case.token, "late").await;
+        } else {
+            case.answered(case.token, "late").await;
+            assert!(case.in_hand().await.is_none(), "nobody revokes it");
+            case.revoked_by("r", &campaign).await;
+        }
+        let message = case.in_hand().await.unwrap();
+        assert_eq!(message.keys, ["late"]);
+        case.withdrawn(message).await;
+        assert_eq!((case.keys_left().await, case.state().await), (0, MessageState::Failed));
+        sqlx::query("TRUNCATE jobs, messages, message_keys, revocations, work, outbox")
+            .execute(&pool)
+            .await
+            .unwrap();
+    }
+}
+
+#[sqlx::test]
+async fn a_key_that_the_service_refuses_to_withdraw_is_tried_once(pool: PgPool) {
+    let case = Case::claimed(pool).await;
+    case.answered(case.token, "own").await;
+    case.answered(Uuid::new_v4(), "second").await;
+    case.revoked_by("r", &by_job()).await;
+    let message = case.in_hand().await.unwrap();
+    assert_eq!(message.keys, ["own", "second"]);
+    let outcome = RevokeOutcome {
+        event: event(&message.unit.job),
+        unit: message.unit,
+        withdrawn: vec!["own".to_owned()],
+        refused: vec!["second".to_owned()],
+        error: Some("im-20022: no such message".to_owned()),
+    };
+    case.store.record_revoked(&[outcome]).await.unwrap();
+    assert_eq!((case.state().await, case.keys_left().await), (MessageState::Sent, 1));
+    assert!(case.in_hand().await.is_none());
+}
