@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use im_dispatcher::simulator::{SAMPLE_SDK_APP_ID, SAMPLE_SECRET};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Arguments, SETTINGS, net::free_port, relay::Relay, services::Services};
+use crate::{Arguments, net::free_port, relay::Relay, services::Services};
 
 /// The prefix of every exchange and queue.
 pub(crate) const NAMESPACE: &str = "chaos";
@@ -53,6 +53,7 @@ impl Fleet {
     /// Places with links, without processes.
     pub(crate) async fn prepare(
         arguments: &Arguments,
+        settings: Vec<(&'static str, String)>,
         services: &Services,
         database: &str,
         base_url: &str,
@@ -60,8 +61,6 @@ impl Fleet {
         let directory = arguments.directory.clone();
         std::fs::create_dir_all(&directory)?;
         let mut places = Vec::new();
-        let share = (200 / arguments.workers).max(1).to_string();
-        let recipients = (12_000 / arguments.workers).max(500).to_string();
         for _ in 0..arguments.workers {
             let relays = [
                 Relay::start(address(&services.amqp_url)?).await,
@@ -75,8 +74,6 @@ impl Fleet {
                 ("IM_BASE_URL", relays[2].route(base_url)),
                 ("IM_SDK_APP_ID", SAMPLE_SDK_APP_ID.to_string()),
                 ("IM_SECRET_KEY", SAMPLE_SECRET.to_owned()),
-                ("IM_RATE_LIMIT", share.clone()),
-                ("IM_BATCH_RECIPIENTS_PER_MINUTE", recipients.clone()),
                 ("IM_DISPATCHER_NAMESPACE", NAMESPACE.to_owned()),
                 ("IM_DISPATCHER_HTTP_ADDR", format!("127.0.0.1:{port}")),
                 ("IM_DISPATCHER_LOG_FORMAT", "text".to_owned()),
@@ -84,9 +81,7 @@ impl Fleet {
             ]
             .map(|(name, value)| (name.to_owned(), value))
             .into();
-            let listed_after = arguments.listed_after.to_string();
-            environment.insert("IM_DISPATCHER__RECONCILE__LISTED_AFTER".to_owned(), listed_after);
-            environment.extend(SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned())));
+            environment.extend(settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
             places.push(Place {
                 process: None,
                 starts: 0,

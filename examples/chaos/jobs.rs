@@ -77,7 +77,8 @@ impl Ledger {
         state.publications += 1;
     }
 
-    fn expect(&self, id: &str, expected: Expected) {
+    /// Notes what has to become of a job.
+    pub(crate) fn expect(&self, id: &str, expected: Expected) {
         self.lock().jobs.insert(id.to_owned(), expected);
     }
 

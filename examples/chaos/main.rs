@@ -8,6 +8,7 @@
 //!
 //! It knows the product from outside only: its binary, its queues, its events, its tables.
 
+mod acceptance;
 mod check;
 mod disaster;
 mod events;
@@ -77,6 +78,19 @@ struct Arguments {
     /// The workers' log filter.
     #[arg(long, default_value = "info")]
     log: String,
+    /// The acceptance load instead of the mixed one: 20,000 sends and 20 batches of 2,000 through workers at their default
+    /// settings that are killed 20 times; settled within 5 minutes of the last kill.
+    #[arg(long)]
+    acceptance: bool,
+    /// Of the acceptance load: a share of its sends and batches.
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// Of the acceptance load: how often workers are killed.
+    #[arg(long, default_value_t = 20)]
+    kills: u32,
+    /// Of the acceptance load: the faults hit every command, the history too, not only sends and batches.
+    #[arg(long)]
+    faults_everywhere: bool,
 }
 
 /// The workers' settings that differ from the defaults: shorter waits, in the same order, so that a run settles in
@@ -120,10 +134,16 @@ const FAULTS: [&str; 23] = [
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     ensure!(arguments.workers > 0 && arguments.minutes > 0.0, "nothing to do");
+    if arguments.acceptance {
+        return acceptance::run(&arguments).await;
+    }
     let services = Services::private()?;
-    let simulator = Arc::new(start_simulator(&arguments)?);
+    let simulator = Arc::new(start_simulator(arguments.seed, &FAULTS)?);
     let database = services.create_database("chaos").await?;
-    let mut fleet = Fleet::prepare(&arguments, &services, &database, &simulator.base_url()).await?;
+    let mut settings: Vec<(&str, String)> = SETTINGS.map(|(name, value)| (name, value.to_owned())).into();
+    let listed_after = arguments.listed_after.to_string();
+    settings.push(("IM_DISPATCHER__RECONCILE__LISTED_AFTER", listed_after));
+    let mut fleet = Fleet::prepare(&arguments, settings, &services, &database, &simulator.base_url()).await?;
     fleet.start().await.context("start the workers")?;
     // RabbitMQ 3.10.8: a kill soon after the first declaration can bring a new quorum queue back empty.
     services.sync_queues().await;
@@ -147,7 +167,6 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     report::say(&format!("{done}; the chaos is over, everything settles"));
     simulator.clear_faults();
-    let last = Instant::now();
     // A lease of a killed worker (a minute), then two looks, a repeat, and all of that perhaps once more.
     let patience = (Duration::from_mins(2) + *arguments.listed_after) * 2;
     let patience = arguments.patience.map_or(patience, Duration::from_secs);
@@ -159,7 +178,6 @@ async fn main() -> anyhow::Result<ExitCode> {
         &arguments,
         &done,
         &settled,
-        last.elapsed(),
         &verdict,
         &simulator.report(),
         fleet.directory(),
@@ -168,13 +186,13 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn start_simulator(arguments: &Arguments) -> anyhow::Result<Simulator> {
-    let faults: Result<Vec<FaultRule>, String> = FAULTS.into_iter().map(str::parse).collect();
+fn start_simulator(seed: u64, faults: &[&str]) -> anyhow::Result<Simulator> {
+    let faults: Result<Vec<FaultRule>, String> = faults.iter().map(|rule| rule.parse()).collect();
     Simulator::start(SimulatorOptions {
         // Only our own care counts.
         dedup: Duration::ZERO,
         roam_lag: ROAM_LAG,
-        seed: arguments.seed,
+        seed,
         keep_calls: None,
         faults: faults.map_err(anyhow::Error::msg)?,
         ..SimulatorOptions::default()

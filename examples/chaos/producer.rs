@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -38,6 +39,8 @@ pub(crate) struct Load {
     pub(crate) events: Events,
 }
 
+/// Publications whose confirms are awaited side by side.
+const AT_ONCE: usize = 200;
 /// How long one publication is tried: far longer than a broker is away.
 const PATIENCE: Duration = Duration::from_mins(3);
 
@@ -62,6 +65,20 @@ pub(crate) async fn run(load: Load) -> anyhow::Result<()> {
         ended??;
     }
     Ok(())
+}
+
+/// Publishes these at once, and returns when everything is confirmed.
+pub(crate) async fn publish_all(
+    amqp_url: String,
+    ledger: &Ledger,
+    publications: Vec<Publication>,
+) -> anyhow::Result<()> {
+    let (link, events) = (Link::new(amqp_url), Events::default());
+    stream::iter(publications)
+        .map(|publication| carry(&link, ledger, &events, publication))
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await
 }
 
 async fn carry(link: &Link, ledger: &Ledger, events: &Events, publication: Publication) -> anyhow::Result<()> {

@@ -29,7 +29,7 @@ pub(crate) fn say(text: &str) {
     }
 }
 
-fn line(text: &str) {
+pub(crate) fn line(text: &str) {
     #[expect(clippy::print_stdout, reason = "the figures are what the program is for")]
     {
         println!("{text}");
@@ -59,7 +59,6 @@ pub(crate) fn print(
     arguments: &Arguments,
     done: &Done,
     settled: &Settled,
-    after: Duration,
     verdict: &Verdict,
     service: &Report,
     logs: &Path,
@@ -110,9 +109,9 @@ pub(crate) fn print(
     line(&format!("dead letters by word: {:?}", verdict.letters));
     line(&format!(
         "settled {:.0} s after the last disaster",
-        after.min(settled.after).as_secs_f64()
+        settled.after.as_secs_f64()
     ));
-    let mut sound = settled.open.is_empty() && done.deaths == 0;
+    let mut sound = settled.open.is_empty() && done.deaths == 0 && settled.is_in_time;
     line(&format!("{:<44}{:>6}", "not settled", settled.open.len()));
     for (what, count) in &settled.open {
         line(&format!("  {what}: {count}"));
@@ -134,7 +133,8 @@ pub(crate) fn print(
             .map(|fault| (fault.as_str().to_owned(), verdict.count(fault).into()))
             .collect();
         let figures = json!({
-            "seed": arguments.seed, "workers": arguments.workers, "minutes": arguments.minutes, "rate": arguments.rate,
+            "acceptance": arguments.acceptance, "scale": arguments.scale,
+            "faults_everywhere": arguments.faults_everywhere, "seed": arguments.seed, "workers": arguments.workers, "minutes": arguments.minutes, "rate": arguments.rate,
             "listed_after": arguments.listed_after.to_string(), "disasters": done,
             "published": verdict.published.0, "ids": verdict.published.1,
             "events": verdict.events.0, "distinct_events": verdict.events.1,

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// How long it has to stay so.
-const REST: Duration = Duration::from_secs(5);
+pub(crate) const REST: Duration = Duration::from_secs(5);
 
 /// How settling ended.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub(crate) struct Settled {
     pub(crate) after: Duration,
     /// What is still open; empty if everything settled.
     pub(crate) open: Vec<(String, i64)>,
+    /// Whether it was within the time that is allowed.
+    pub(crate) is_in_time: bool,
 }
 
 /// Waits until everything is at rest, for so long at most.
@@ -52,12 +54,17 @@ pub(crate) async fn wait(
         }
         if open.is_empty() && *since.get_or_insert_with(Instant::now) + REST < Instant::now() {
             let after = began.elapsed().saturating_sub(REST);
-            return Ok(Settled { after, open });
+            return Ok(Settled {
+                after,
+                open,
+                is_in_time: true,
+            });
         }
         if began.elapsed() > patience {
             return Ok(Settled {
                 after: began.elapsed(),
                 open,
+                is_in_time: false,
             });
         }
         if said.elapsed() > Duration::from_secs(15) {
