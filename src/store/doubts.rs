@@ -31,8 +31,12 @@ pub struct Doubt {
     pub called: usize,
     /// Since the first call with this pair.
     pub since_first: Duration,
+    /// Since the first call with this pair that the service may have accepted.
+    pub since_pair: Duration,
     /// Since the last call.
     pub since_last: Duration,
+    /// The record of a batch call.
+    pub call: Option<Uuid>,
     /// The claim whose outcome isn't known.
     pub token: Option<Uuid>,
     /// Calls made.
@@ -76,6 +80,8 @@ pub struct DoubtVerdict {
     pub cancelled_by: Option<String>,
     /// Members to be sent (again).
     pub resend: Vec<i32>,
+    /// Every call before is known not to have been accepted: the service's memory for repeats begins with the next.
+    pub resend_is_first: bool,
     /// What follows.
     pub next: DoubtNext,
     /// A failure of the job as a whole.
@@ -125,6 +131,9 @@ impl Store {
             SELECT from_account, to_account, coalesce(seq, 0) AS "seq!", coalesce(random, 0) AS "random!", token, attempts,
                    generation, coalesce(encoder, 0::int2) AS "encoder!", revoke_id,
                    coalesce(extract(epoch FROM clock_timestamp() - first_call_at), 0)::float8 AS "since_first!",
+                   coalesce(extract(epoch FROM clock_timestamp()
+                                                   - least(coalesce(pair_since, first_call_at), last_call_at)), 0)::float8
+                       AS "since_pair!",
                    coalesce(extract(epoch FROM clock_timestamp() - last_call_at), 0)::float8 AS "since_last!"
             FROM messages WHERE job_id = $1 AND created_at = $2 AND idx = 0 AND state IN (1, 2)
             "#,
@@ -149,7 +158,9 @@ impl Store {
             }],
             called: 1,
             since_first: seconds(row.since_first),
+            since_pair: seconds(row.since_pair),
             since_last: seconds(row.since_last),
+            call: None,
             token: row.token,
             attempts: row.attempts.max(0) as u32,
             generation: row.generation,
@@ -178,6 +189,8 @@ impl Store {
             r#"
             SELECT sender, seq, random, token, generation, encoder, members,
                    extract(epoch FROM clock_timestamp() - first_call_at)::float8 AS "since_first!",
+                   extract(epoch FROM clock_timestamp()
+                                      - least(coalesce(pair_since, first_call_at), last_call_at))::float8 AS "since_pair!",
                    extract(epoch FROM clock_timestamp() - last_call_at)::float8 AS "since_last!"
             FROM calls WHERE call_id = $1
             "#,
@@ -206,7 +219,9 @@ impl Store {
                 .collect(),
             called: call.members.len(),
             since_first: seconds(call.since_first),
+            since_pair: seconds(call.since_pair),
             since_last: seconds(call.since_last),
+            call: Some(call_id),
             token: Some(call.token),
             generation: call.generation,
             encoder: call.encoder,
@@ -267,20 +282,7 @@ impl Store {
         keep_found(&mut tx, unit, &verdict.found).await?;
         if held {
             end_members(&mut tx, unit, doubt, verdict).await?;
-            if !verdict.resend.is_empty() {
-                sqlx::query!(
-                    "UPDATE messages SET state = 0
-                     WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3) AND state IN (1, 2)
-                       AND token IS NOT DISTINCT FROM $4",
-                    unit.job.as_str(),
-                    unit.created_at,
-                    &verdict.resend,
-                    doubt.token,
-                )
-                .execute(&mut *tx)
-                .await
-                .map_err(|error| StoreError::query("release members for a resend", error))?;
-            }
+            release(&mut tx, unit, doubt, verdict).await?;
             if let Some((code, message)) = &verdict.job_error {
                 keep_job_error(&mut tx, unit, code, message).await?;
             }
@@ -305,6 +307,38 @@ impl Store {
             .map_err(|error| StoreError::query("commit a verdict", error))?;
         Ok(held)
     }
+}
+
+/// Members that are to be sent again are pending.
+async fn release(
+    tx: &mut Transaction<'static, Postgres>,
+    unit: &WorkUnit,
+    doubt: &Doubt,
+    verdict: &DoubtVerdict,
+) -> Result<(), StoreError> {
+    if verdict.resend.is_empty() {
+        return Ok(());
+    }
+    sqlx::query!(
+        "UPDATE messages SET state = 0, pair_since = CASE WHEN $5 THEN 'infinity' ELSE pair_since END
+         WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3) AND state IN (1, 2)
+           AND token IS NOT DISTINCT FROM $4",
+        unit.job.as_str(),
+        unit.created_at,
+        &verdict.resend,
+        doubt.token,
+        verdict.resend_is_first,
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| StoreError::query("release members for a resend", error))?;
+    if let Some(call) = doubt.call.filter(|_| verdict.resend_is_first) {
+        sqlx::query!("UPDATE calls SET pair_since = 'infinity' WHERE call_id = $1", call)
+            .execute(&mut **tx)
+            .await
+            .map_err(|error| StoreError::query("free a pair", error))?;
+    }
+    Ok(())
 }
 
 fn seconds(age: f64) -> Duration {

@@ -213,6 +213,9 @@ impl Store {
                 sent_at = CASE WHEN $5::int2 = 3 THEN clock_timestamp() ELSE sent_at END,
                 error_code = $8, error_message = $9,
                 revoke_id = coalesce(revoke_id, $10),
+                -- Surely not carried out, and no call before that may have been: the pair is as unused as ever.
+                pair_since = CASE WHEN $5::int2 = 0 AND coalesce(pair_since, first_call_at) > last_call_at - interval '1 second'
+                                  THEN 'infinity' ELSE pair_since END,
                 attempts = attempts - CASE WHEN $11 AND token IS NOT NULL AND attempts > 0 THEN 1 ELSE 0 END
             WHERE job_id = $1 AND created_at = $2 AND idx = 0
               AND (($3::uuid IS NOT NULL AND token = $3 AND state IN (1, 2)) OR ($3::uuid IS NULL AND state = $4))

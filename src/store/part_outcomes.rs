@@ -112,6 +112,9 @@ impl Store {
         for event in &outcome.events {
             self.put_event(&mut tx, event).await?;
         }
+        if outcome.msg_key.is_none() && matches!(outcome.next, PartNext::Retry { .. }) {
+            free_pair(&mut tx, unit, token).await?;
+        }
         advance(&mut tx, unit, outcome.next).await?;
         tx.commit()
             .await
@@ -234,6 +237,22 @@ impl Store {
             .map_err(|error| StoreError::query("commit the end of a part", error))?;
         Ok(members.len())
     }
+}
+
+/// A call that surely wasn't carried out leaves its pair as unused as it was, if no call before that may have been.
+async fn free_pair(tx: &mut Transaction<'static, Postgres>, unit: &WorkUnit, token: Uuid) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE calls SET pair_since = 'infinity'
+         WHERE job_id = $1 AND part = $2 AND token = $3
+           AND coalesce(pair_since, first_call_at) > last_call_at - interval '1 second'",
+        unit.job.as_str(),
+        unit.part,
+        token,
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| StoreError::query("free a pair", error))?;
+    Ok(())
 }
 
 pub(super) async fn keep_job_error(

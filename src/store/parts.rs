@@ -266,7 +266,7 @@ async fn record_call(
         Some(previous) if previous.members == indexes && previous.encoder == encoder => {
             sqlx::query!(
                 "UPDATE calls SET last_call_at = clock_timestamp(), call_by = clock_timestamp() + interval '3 seconds',
-                                  token = $2
+                                  pair_since = least(coalesce(pair_since, first_call_at), clock_timestamp()), token = $2
                  WHERE call_id = $1",
                 previous.call_id,
                 token,

@@ -146,8 +146,8 @@ impl Store {
             let failed = sqlx::query_scalar!(
                 r#"
                 UPDATE messages
-                SET state = 0, generation = $3, seq = NULL, random = NULL, first_call_at = NULL, call_id = NULL,
-                    token = NULL, error_code = NULL, error_message = NULL
+                SET state = 0, generation = $3, seq = NULL, random = NULL, first_call_at = NULL, pair_since = NULL,
+                    call_id = NULL, token = NULL, error_code = NULL, error_message = NULL
                 WHERE job_id = $1 AND created_at = $2
                   AND (state = 4 AND ($4::text IS NULL OR error_code = $4) OR state = 8 AND error_code = $4)
                   -- A part that still has work would end without those that were reopened behind its call's back.

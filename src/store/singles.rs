@@ -216,6 +216,7 @@ async fn write_claim(
         UPDATE messages
         SET state = 1, token = $3, attempts = attempts + 1, seq = $4, random = $5, encoder = $6,
             first_call_at = coalesce(first_call_at, clock_timestamp()), last_call_at = clock_timestamp(),
+            pair_since = least(coalesce(pair_since, first_call_at), clock_timestamp()),
             call_by = clock_timestamp() + interval '3 seconds'
         WHERE job_id = $1 AND created_at = $2 AND idx = 0
         "#,

@@ -34,18 +34,16 @@ use crate::{
     telemetry::Operation,
 };
 
-/// Before that, counted from the first call, the service still drops a repeat: its 120 s, less the claim's window and a
+/// Before that, counted from the first call that may have been accepted, the service still drops a repeat: its 120 s, less the claim's window and a
 /// margin (design: before 110 s).
 const REPEAT_UNTIL: Duration = Duration::from_secs(105);
 /// The shortest roaming retention of any edition: beyond it an absence says nothing.
 const RETENTION: Duration = Duration::from_hours(7 * 24);
-/// Members of a batch call that are looked up side by side.
-const LOOKS_AT_ONCE: usize = 16;
-/// Members of a batch call that are looked up before the lease is renewed: of two calls each, so that even a budget of
-/// 10 calls a second needs a fraction of it.
-const LOOKS_PER_LEASE: usize = 64;
+/// Members of a batch call that are looked up side by side: the history's default limit of 200 calls a second is used up
+/// even where one call in a hundred is never answered and takes its place for the whole time-out of 6 s.
+const LOOKS_AT_ONCE: usize = 32;
 /// How often a member of a batch is asked about in one look, if the service can't answer at once.
-const ROUNDS: u32 = 5;
+const TRIES: u32 = 5;
 
 /// A doubt under way.
 pub(super) struct Inquiry<'a> {
@@ -125,41 +123,43 @@ impl Inquiry<'_> {
         self.decide(sights).await
     }
 
-    /// Looks for every member; `None` if the lease was lost meanwhile. Those of a batch who couldn't be asked are asked
-    /// again in the same look: one of some hundreds nearly always fails, and would make the others' answers worthless.
+    /// Looks for every member; `None` if the lease was lost meanwhile.
     async fn sights(&self) -> Result<Option<Vec<(DoubtfulMember, Sight)>>, Halt> {
         let Self { ctx, unit, doubt, .. } = self;
-        let rounds = if self.batch { ROUNDS } else { 1 };
-        let (mut sights, mut open) = (Vec::new(), doubt.members.clone());
-        for round in 1..=rounds {
-            let (mut again, mut pause) = (Vec::new(), Duration::ZERO);
-            for members in open.chunks(LOOKS_PER_LEASE) {
-                let seen = stream::iter(members.to_vec())
-                    .map(|member| async move { self.sight(&member).await.map(|sight| (member, sight)) })
-                    .buffered(LOOKS_AT_ONCE)
-                    .collect::<Vec<_>>()
-                    .await;
-                for seen in seen {
-                    match seen? {
-                        (member, Sight::Later(after)) if round < rounds => {
-                            pause = pause.max(after);
-                            again.push(member);
-                        }
-                        seen => sights.push(seen),
+        let mut sights = Vec::with_capacity(doubt.members.len());
+        let mut looks = stream::iter(doubt.members.clone())
+            .map(|member| async move { self.patient_sight(&member).await.map(|sight| (member, sight)) })
+            .buffer_unordered(LOOKS_AT_ONCE);
+        let mut renewal = tokio::time::interval_at(tokio::time::Instant::now() + LEASE / 3, LEASE / 3);
+        loop {
+            tokio::select! {
+                sight = looks.next() => match sight {
+                    Some(sight) => sights.push(sight?),
+                    None => break,
+                },
+                _ = renewal.tick() => {
+                    if !ctx.persist(|| ctx.store.keep_lease(unit, LEASE)).await? {
+                        return Ok(None);
                     }
                 }
-                if self.batch && !ctx.persist(|| ctx.store.keep_lease(unit, LEASE)).await? {
-                    return Ok(None);
-                }
             }
-            open = again;
-            if open.is_empty() {
-                break;
-            }
-            tokio::time::sleep(pause).await;
         }
+        drop(looks);
         sights.sort_unstable_by_key(|(member, _)| member.member.idx);
         Ok(Some(sights))
+    }
+
+    /// Looks for one member, of a batch more than once where it can't be asked: of some hundreds one nearly always
+    /// fails, and would make the others' answers worthless.
+    async fn patient_sight(&self, member: &DoubtfulMember) -> Result<Sight, Halt> {
+        let tries = if self.batch { TRIES } else { 1 };
+        let mut sight = self.sight(member).await?;
+        for _ in 1..tries {
+            let Sight::Later(pause) = sight else { break };
+            tokio::time::sleep(pause).await;
+            sight = self.sight(member).await?;
+        }
+        Ok(sight)
     }
 
     /// Members whose outcome is open.
@@ -294,7 +294,7 @@ impl Inquiry<'_> {
         // Whoever is left of a call that reached others goes under a new pair: the old one could be dropped as a repeat
         // and answered OK.
         let repeatable = !partial && revoked.is_empty() && doubt.encoder == ENCODER_VERSION;
-        if (repeatable && doubt.since_first < REPEAT_UNTIL) || listed {
+        if (repeatable && doubt.since_pair < REPEAT_UNTIL) || listed {
             tracing::info!(job.id = %unit.job, part = unit.part, members = rest.len(),
                            "the history doesn't show a message whose answer was lost: it is sent again");
             verdict.note = Some(self.note(
@@ -302,6 +302,7 @@ impl Inquiry<'_> {
                 "neither side of the history shows the message: it is sent again",
             ));
             verdict.resend = rest.iter().map(|member| member.member.idx).collect();
+            verdict.resend_is_first = doubt.since_last >= listed_after;
             let command = if self.batch {
                 Command::BatchSendMsg
             } else {
@@ -513,6 +514,7 @@ const fn open_verdict() -> DoubtVerdict {
         ended: Vec::new(),
         cancelled_by: None,
         resend: Vec::new(),
+        resend_is_first: false,
         next: DoubtNext::End,
         job_error: None,
         note: None,

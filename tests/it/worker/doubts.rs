@@ -9,7 +9,7 @@ use im_dispatcher::{
 use serde_json::json;
 
 use super::{LONG, counts, delivered_once, send, settled};
-use crate::support::{Worker, World};
+use crate::support::{Worker, World, eventually};
 
 /// A service that drops no repeats, so that only our own care counts, and short times of our own.
 async fn careless_service() -> World {
@@ -123,7 +123,7 @@ async fn a_doubtful_message_that_is_revoked_is_not_given_up_while_the_history_ma
     let _worker = Worker::start(&world).await;
     world.simulator.inject(Command::SendMsg, Fault::CutAfter, 1);
     world.broker.publish("normal", &send("listed-late", "alice")).await;
-    crate::support::eventually(LONG, "it is at the service", || async {
+    eventually(LONG, "it is at the service", || async {
         (world.simulator.delivered_total() == 1).then_some(())
     })
     .await;
@@ -134,7 +134,7 @@ async fn a_doubtful_message_that_is_revoked_is_not_given_up_while_the_history_ma
         0,
         "it had been sent"
     );
-    crate::support::eventually(LONG, "it is revoked", || async {
+    eventually(LONG, "it is revoked", || async {
         (world.simulator.report().revoked == 1).then_some(())
     })
     .await;
@@ -237,7 +237,7 @@ async fn a_message_in_doubt_that_is_revoked_is_revoked_once_its_key_is_known() {
     world.simulator.set_roam_lag(Duration::from_secs(2));
     world.simulator.inject(Command::SendMsg, Fault::CutAfter, 1);
     world.broker.publish("normal", &send("doubtful", "alice")).await;
-    crate::support::eventually(LONG, "it is at the service", || async {
+    eventually(LONG, "it is at the service", || async {
         (world.simulator.delivered_total() == 1).then_some(())
     })
     .await;
@@ -248,11 +248,82 @@ async fn a_message_in_doubt_that_is_revoked_is_revoked_once_its_key_is_known() {
             &json!({"type": "revoke", "id": "r", "target": {"job": "doubtful"}}),
         )
         .await;
-    crate::support::eventually(LONG, "it is revoked", || async {
+    eventually(LONG, "it is revoked", || async {
         let status = world.status_json("doubtful").await?;
         (status["state"] == "revoked").then_some(())
     })
     .await;
     assert_eq!(world.simulator.report().revoked, 1);
     assert_eq!(delivered_once(&world), 1);
+}
+
+#[tokio::test]
+async fn a_repeat_that_is_lost_too_is_repeated_soon_though_the_first_call_is_long_ago() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    let pool = world.database.pool().await;
+    let to: Vec<String> = (0..3).map(|n| format!("u{n}")).collect();
+    // The second call is as lost as the first.
+    world.simulator.inject(Command::SendMsg, Fault::ResetBefore, 2);
+    world.simulator.inject(Command::BatchSendMsg, Fault::ResetBefore, 2);
+    world.broker.publish("normal", &send("old", "alice")).await;
+    let job = json!({"type": "batch_send", "id": "older", "to": to, "message": {"text": "o"}});
+    world.broker.publish("normal", &job).await;
+    eventually(LONG, "both calls are in doubt", || async {
+        let sql = "SELECT count(*) FROM messages WHERE state = 2 AND attempts = 1";
+        let doubts: i64 = sqlx::query_scalar(sql).fetch_one(&pool).await.ok()?;
+        (doubts == 4).then_some(())
+    })
+    .await;
+    // Four minutes have passed: every call would have been listed by now.
+    for sql in [
+        "UPDATE messages SET first_call_at = first_call_at - interval '4 min', last_call_at = last_call_at - interval '4 min'",
+        "UPDATE calls SET first_call_at = first_call_at - interval '4 min', last_call_at = last_call_at - interval '4 min'",
+    ] {
+        sqlx::query(sql).execute(&pool).await.unwrap();
+    }
+    // Less than the three minutes of `reconcile.listed_after`.
+    for (id, recipients) in [("old", 1), ("older", 3)] {
+        let status = settled(&world, id).await;
+        assert_eq!(status["recipients"], counts(recipients, &[("sent", recipients)]), "{id}");
+        assert_eq!(status["messages"][0]["attempts"], 3, "{id}");
+    }
+    assert_eq!(delivered_once(&world), 4);
+}
+
+#[tokio::test]
+async fn a_call_that_was_refused_for_minutes_before_its_answer_was_lost_is_repeated_soon() {
+    let world = careless_service().await;
+    let _worker = Worker::start(&world).await;
+    let pool = world.database.pool().await;
+    for (command, job) in [
+        (Command::SendMsg, send("refused", "alice")),
+        (
+            Command::BatchSendMsg,
+            json!({"type": "batch_send", "id": "refused-batch", "to": ["bob", "carol"], "message": {"text": "r"}}),
+        ),
+    ] {
+        world.simulator.inject(command, Fault::Code(60_007), 1);
+        world.simulator.inject(command, Fault::ResetBefore, 1);
+        world.broker.publish("normal", &job).await;
+    }
+    eventually(LONG, "both calls are in doubt", || async {
+        let sql = "SELECT count(*) FROM messages WHERE state = 2";
+        let doubts: i64 = sqlx::query_scalar(sql).fetch_one(&pool).await.ok()?;
+        (doubts == 3).then_some(())
+    })
+    .await;
+    // The service had been throttling for four minutes.
+    for sql in [
+        "UPDATE messages SET first_call_at = first_call_at - interval '4 min'",
+        "UPDATE calls SET first_call_at = first_call_at - interval '4 min'",
+    ] {
+        sqlx::query(sql).execute(&pool).await.unwrap();
+    }
+    // Less than the three minutes of `reconcile.listed_after`.
+    for (id, recipients) in [("refused", 1), ("refused-batch", 2)] {
+        let status = settled(&world, id).await;
+        assert_eq!(status["recipients"], counts(recipients, &[("sent", recipients)]), "{id}");
+    }
+    assert_eq!(delivered_once(&world), 3);
 }
