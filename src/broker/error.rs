@@ -6,6 +6,9 @@ pub enum BrokerSetupError {
     /// Not an AMQP URL. The URL isn't quoted, since it holds the password.
     #[error("the AMQP URL can't be read: use amqp://user:password@host:5672/%2f or amqps://…")]
     Url,
+    /// The nodes of a cluster share logins and virtual hosts.
+    #[error("the AMQP URLs must all have the same user and virtual host")]
+    DifferentUrls,
     /// The namespace, or an app's name in it, makes no queue name.
     #[error("the namespace or an app makes no queue name: {0}")]
     Namespace(String),

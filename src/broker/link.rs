@@ -3,7 +3,13 @@
 //! lapin gives a connection an I/O thread of its own that a stuck handshake or a dead peer can keep for ever. So the
 //! socket is opened here and a second handle to it kept: shutting it down ends the thread, whatever it waits for.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use futures::StreamExt;
 use lapin::{
@@ -16,39 +22,44 @@ use tokio::{sync::watch, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
 
 use super::{BrokerError, BrokerOptions, BrokerSetupError, legible::Legible, net};
+use crate::domain::split_urls;
 
 /// How long a channel or connection may take to close in good order.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a connection's state is looked at besides its events, in case an event was lost.
 const STATE_CHECK: Duration = Duration::from_secs(1);
 
-/// Where to connect and how: the URL taken apart and checked once.
+/// Where to connect and how: the URLs taken apart and checked once.
 #[derive(Clone)]
 pub(super) struct Endpoint {
-    uri: AMQPUri,
+    /// One for each node, at least one.
+    uris: Arc<[AMQPUri]>,
+    /// Whose turn it is.
+    turn: Arc<AtomicUsize>,
     tls: OwnedTLSConfig,
     options: Arc<BrokerOptions>,
 }
 
 impl Endpoint {
     pub(super) fn new(options: &Arc<BrokerOptions>) -> Result<Self, BrokerSetupError> {
-        // The parser's own message can quote the URL, and with it the password.
-        let url = options.url.expose_secret();
-        let mut uri: AMQPUri = url.parse().map_err(|_| BrokerSetupError::Url)?;
-        // lapin's parser knows host names only and takes an IPv6 address for `localhost`.
-        if let Some(url::Host::Ipv6(address)) = url::Url::parse(url).ok().as_ref().and_then(url::Url::host) {
-            uri.authority.host = address.to_string();
+        let uris = split_urls(options.url.expose_secret())
+            .into_iter()
+            .map(|url| parse(url, options.heartbeat_secs))
+            .collect::<Result<Arc<[AMQPUri]>, _>>()?;
+        let same = |uri: &AMQPUri| {
+            uri.vhost == uris[0].vhost && uri.authority.userinfo.username == uris[0].authority.userinfo.username
+        };
+        if !uris.iter().all(same) {
+            return Err(BrokerSetupError::DifferentUrls);
         }
-        if uri.vhost.is_empty() {
-            uri.vhost = String::from("/");
-        }
-        uri.query.heartbeat = Some(options.heartbeat_secs);
         let cert_chain = match &options.extra_ca {
             Some(pem) => Some(String::from_utf8(pem.clone()).map_err(|_| BrokerSetupError::ExtraCa)?),
             None => None,
         };
         Ok(Self {
-            uri,
+            // Not everybody begins with the same node.
+            turn: Arc::new(AtomicUsize::new(rand::random_range(0..uris.len()))),
+            uris,
             tls: OwnedTLSConfig {
                 identity: None,
                 cert_chain,
@@ -59,13 +70,32 @@ impl Endpoint {
 
     /// The login, which the broker compares a message's `user_id` with.
     pub(super) fn user(&self) -> &str {
-        &self.uri.authority.userinfo.username
+        &self.uris[0].authority.userinfo.username
     }
 
-    /// `host:port`, for errors; never the whole URL.
-    pub(super) fn address(&self) -> String {
-        format!("{}:{}", self.uri.authority.host, self.uri.authority.port)
+    /// Where the next attempt goes: each node in its turn.
+    fn next(&self) -> &AMQPUri {
+        &self.uris[self.turn.fetch_add(1, Ordering::Relaxed) % self.uris.len()]
     }
+}
+
+fn parse(url: &str, heartbeat_secs: u16) -> Result<AMQPUri, BrokerSetupError> {
+    // The parser's own message can quote the URL, and with it the password.
+    let mut uri: AMQPUri = url.parse().map_err(|_| BrokerSetupError::Url)?;
+    // lapin's parser knows host names only and takes an IPv6 address for `localhost`.
+    if let Some(url::Host::Ipv6(address)) = url::Url::parse(url).ok().as_ref().and_then(url::Url::host) {
+        uri.authority.host = address.to_string();
+    }
+    if uri.vhost.is_empty() {
+        uri.vhost = String::from("/");
+    }
+    uri.query.heartbeat = Some(heartbeat_secs);
+    Ok(uri)
+}
+
+/// `host:port`, for errors and logs; never the whole URL.
+fn address(uri: &AMQPUri) -> String {
+    format!("{}:{}", uri.authority.host, uri.authority.port)
 }
 
 /// What is known of a connection.
@@ -79,6 +109,7 @@ pub(super) struct LinkState {
 
 /// An open connection. Dropping it cuts its socket.
 pub(super) struct Link {
+    address: String,
     connection: Connection,
     state: watch::Receiver<LinkState>,
     watcher: JoinHandle<()>,
@@ -93,6 +124,7 @@ impl Link {
         stop: &CancellationToken,
     ) -> Result<Self, BrokerError> {
         let options = &endpoint.options;
+        let uri = endpoint.next();
         let name = format!("{} {purpose} {}", options.program, options.instance);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let socket = SharedSocket::default();
@@ -137,11 +169,11 @@ impl Link {
                 }
             }
         };
-        let connecting = Connection::connector(endpoint.uri.clone(), net::runtime(), connect, properties);
+        let connecting = Connection::connector(uri.clone(), net::runtime(), connect, properties);
         let connection = tokio::select! {
             connected = time::timeout(options.attempt_timeout, connecting) => match connected {
-                Ok(connection) => connection.map_err(|source| connect_error(endpoint, source))?,
-                Err(_) => return Err(BrokerError::Timeout { what: format!("connect to {}", endpoint.address()) }),
+                Ok(connection) => connection.map_err(|source| connect_error(uri, source))?,
+                Err(_) => return Err(BrokerError::Timeout { what: format!("connect to {}", address(uri)) }),
             },
             () = stop.cancelled() => return Err(BrokerError::Stopping),
         };
@@ -152,11 +184,17 @@ impl Link {
             sender,
         ));
         Ok(Self {
+            address: address(uri),
             connection,
             state,
             watcher,
             socket: cut,
         })
+    }
+
+    /// The node's `host:port`.
+    pub(super) fn address(&self) -> &str {
+        &self.address
     }
 
     /// A new channel.
@@ -240,9 +278,9 @@ pub(super) async fn close_channel(channel: &Channel) {
     }
 }
 
-fn connect_error(endpoint: &Endpoint, source: lapin::Error) -> BrokerError {
+fn connect_error(uri: &AMQPUri, source: lapin::Error) -> BrokerError {
     BrokerError::Connect {
-        address: endpoint.address(),
+        address: address(uri),
         source,
     }
 }

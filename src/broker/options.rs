@@ -9,7 +9,8 @@ use crate::domain::{AppName, Lane};
 /// Settings of the broker layer.
 #[derive(Debug, Clone)]
 pub struct BrokerOptions {
-    /// `amqp://` or `amqps://`, with login and virtual host.
+    /// `amqp://` or `amqps://`, with login and virtual host; of a cluster the URL of each node, with commas between: the
+    /// first attempt goes to one of them at random, each further one to the next.
     pub url: SecretString,
     /// Prefix of every exchange and queue name.
     pub namespace: String,

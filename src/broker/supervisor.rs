@@ -52,7 +52,7 @@ pub(super) async fn keep_up<S: Service>(shared: Arc<Shared>, mut service: S) {
     while !shared.stop.is_cancelled() {
         let trouble = match establish(&shared, S::SIDE).await {
             Ok(link) => {
-                tracing::info!(side = S::SIDE.as_str(), address = %shared.endpoint.address(), "connected to RabbitMQ");
+                tracing::info!(side = S::SIDE.as_str(), address = %link.address(), "connected to RabbitMQ");
                 shared.stats.reconnects.add(u64::from(opened > 0));
                 opened += 1;
                 last_trouble.clear();

@@ -9,7 +9,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use crate::domain::{AccountId, AppName, Command, Lane, SdkAppId};
+use crate::domain::{AccountId, AppName, Command, Lane, SdkAppId, split_urls};
 
 use super::{
     AppLimits, AppSettings, BudgetSettings, ConfigError, DeadLetterSettings, Environment, HttpSettings, ImSettings,
@@ -166,7 +166,10 @@ fn database_url(layers: &Layers) -> Result<Option<SecretString>, ConfigError> {
 
 fn amqp_url(layers: &Layers) -> Result<SecretString, ConfigError> {
     let url = layers.secret("amqp_url")?;
-    check_scheme(layers, "amqp_url", url.as_ref(), &["amqp", "amqps"])?;
+    let urls = url.as_ref().map(|url| split_urls(url.expose_secret()));
+    for url in urls.into_iter().flatten() {
+        check_scheme(layers, "amqp_url", Some(&url.into()), &["amqp", "amqps"])?;
+    }
     url.ok_or_else(|| ConfigError::Missing {
         name: "amqp_url".into(),
         hint: "set AMQP_URL to amqp://user:password@host:5672/%2f".into(),

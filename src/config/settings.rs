@@ -16,7 +16,7 @@ pub struct Settings {
     pub namespace: String,
     /// Postgres, where it is configured; see [`Settings::require_database`].
     pub database_url: Option<SecretString>,
-    /// RabbitMQ.
+    /// RabbitMQ; of a cluster the URL of each node, with commas between.
     pub amqp_url: SecretString,
     /// Every app that is configured completely; see [`Settings::require_apps`].
     pub apps: BTreeMap<AppName, AppSettings>,

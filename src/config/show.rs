@@ -4,6 +4,8 @@ use secrecy::{ExposeSecret, SecretString};
 use toml::Value;
 use url::Url;
 
+use crate::domain::split_urls;
+
 use super::{
     ConfigError, Settings,
     known::{APP_SETTINGS, Known, SETTINGS},
@@ -73,12 +75,17 @@ impl Settings {
     }
 }
 
-/// A URL without its password, or [`HIDDEN`] where it can't be told apart: for people who must know which host is meant.
+/// A URL, or each of a list, without its password, or [`HIDDEN`] where it can't be told apart: for people who must know which host is meant.
 pub fn mask_url(url: &SecretString) -> String {
     mask(url.expose_secret())
 }
 
 fn mask(url: &str) -> String {
+    let urls: Vec<String> = split_urls(url).into_iter().map(mask_one).collect();
+    urls.join(",")
+}
+
+fn mask_one(url: &str) -> String {
     let Ok(mut url) = Url::parse(url) else {
         return HIDDEN.to_owned();
     };

@@ -21,6 +21,7 @@ pub mod schema;
 pub mod status;
 #[cfg(test)]
 mod strategies;
+mod url_list;
 mod wire;
 
 pub use command::Command;
@@ -28,3 +29,4 @@ pub use error_class::{ErrorClass, ErrorCode};
 pub use ids::{AccountId, AppName, GroupName, IdError, JobId, MsgKey, SdkAppId};
 pub use lane::Lane;
 pub use record::{MessageState, Owner};
+pub use url_list::split_urls;

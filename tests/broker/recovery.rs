@@ -7,6 +7,7 @@ use im_dispatcher::{
     domain::Lane,
 };
 use lapin::options::QueueDeleteOptions;
+use secrecy::ExposeSecret;
 use tokio::io::AsyncReadExt;
 
 use crate::fixture::{Fixture, SOON, next, publication, text, until};
@@ -146,6 +147,44 @@ async fn a_broker_that_is_away_at_the_start_is_tried_until_it_is_there() {
     next(&mut deliveries.take(Lane::High)).await.settle(Disposition::Ack);
     broker.close().await;
     fixture.remove().await;
+}
+
+#[tokio::test]
+async fn of_several_urls_the_next_is_taken_wherever_one_is_out_of_reach() {
+    let fixture = Fixture::new().await;
+    let (first, at_first) = fixture.through_relay().await;
+    let (second, at_second) = fixture.through_relay().await;
+    let urls = format!("{},{}", at_first.url.expose_secret(), at_second.url.expose_secret());
+    first.refuse(true);
+    let mut running = fixture.start(fixture.options_at(&urls)).await;
+    let mut high = running.deliveries.take(Lane::High);
+    running.job(Lane::High, "one").await;
+    next(&mut high).await.settle(Disposition::Ack);
+    // The other way round: what ran at the second goes on at the first.
+    first.refuse(false);
+    second.refuse(true);
+    second.cut();
+    until("both connections are missed", || {
+        running.broker.stats().reconnects.get() >= 2 && running.broker.readiness().ready
+    })
+    .await;
+    running.job(Lane::High, "two").await;
+    // The ack of the first may have been cut off.
+    while text(&next(&mut high).await) != "two" {}
+    running.broker.close().await;
+    fixture.remove().await;
+}
+
+#[tokio::test]
+async fn urls_of_different_users_or_virtual_hosts_are_refused() {
+    for urls in [
+        "amqp://a:p@h1/%2f,amqp://b:p@h2/%2f",
+        "amqp://a:p@h1/%2f,amqp://a:p@h2/other",
+    ] {
+        let refused = Broker::start(BrokerOptions::new(urls.to_owned().into(), "nobody"));
+        let error = refused.err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(error.contains("the same user and virtual host"), "{error}");
+    }
 }
 
 /// lapin's I/O thread would wait for the handshake for ever, and each attempt leave one behind.

@@ -285,7 +285,11 @@ async fn a_repeat_that_is_lost_too_is_repeated_soon_though_the_first_call_is_lon
     // Less than the three minutes of `reconcile.listed_after`.
     for (id, recipients) in [("old", 1), ("older", 3)] {
         let status = settled(&world, id).await;
-        assert_eq!(status["recipients"], counts(recipients, &[("sent", recipients)]), "{id}");
+        assert_eq!(
+            status["recipients"],
+            counts(recipients, &[("sent", recipients)]),
+            "{id}"
+        );
         assert_eq!(status["messages"][0]["attempts"], 3, "{id}");
     }
     assert_eq!(delivered_once(&world), 4);
@@ -323,7 +327,11 @@ async fn a_call_that_was_refused_for_minutes_before_its_answer_was_lost_is_repea
     // Less than the three minutes of `reconcile.listed_after`.
     for (id, recipients) in [("refused", 1), ("refused-batch", 2)] {
         let status = settled(&world, id).await;
-        assert_eq!(status["recipients"], counts(recipients, &[("sent", recipients)]), "{id}");
+        assert_eq!(
+            status["recipients"],
+            counts(recipients, &[("sent", recipients)]),
+            "{id}"
+        );
     }
     assert_eq!(delivered_once(&world), 3);
 }
