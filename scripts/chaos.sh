@@ -2,6 +2,9 @@
 # Kills everything under load, and counts what reached each recipient:
 #
 #   scripts/chaos.sh [--minutes N] [--seed S] [--workers W] [--rate JOBS_A_SECOND] [--listed-after 3m] [--json FILE]
+#   scripts/chaos.sh --cluster …     RabbitMQ is a cluster of three nodes: the leader's node is killed and cut off
+#   scripts/chaos.sh --acceptance [--scale 0.1] [--kills 20] [--faults-everywhere] [--seed S] [--json FILE]
+#                                    20,000 sends and 20 batches of 2,000 at the workers' default settings, in 5 minutes
 #
 # Worker processes carry mixed jobs out against the simulator of the IM API with its faults, while they are killed and
 # frozen, the broker is killed, Postgres stopped as by a power cut, and connections are cut. Then everything settles, and
@@ -14,6 +17,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib/common.sh
 
+case " $* " in *" --cluster "*) export IMD_BROKERS=3 ;; esac
 need_compiler
 # The same build as the tests'.
 cargo build --quiet --all-features --bin im-dispatcher --example chaos

@@ -8,6 +8,10 @@
 #   services.sh kill-broker | start-broker | restart-broker              SIGKILL, and start on the same data
 #   services.sh stop-postgres [fast|immediate] | start-postgres | restart-postgres [fast|immediate]
 #   services.sh psql ARGS… | rabbitmqctl ARGS…                           on the private instances
+#   services.sh nodes     prints number, node name, port, distribution port and port mapper's port of each RabbitMQ node
+#
+# IMD_BROKERS=3 before `up`: three RabbitMQ nodes, which are no cluster yet. IMD_NODE=2: the commands that are about a
+# broker mean the second.
 #
 # Where DATABASE_URL or AMQP_URL is set, that service is used as it is, and never stopped. What isn't given is started
 # as a private instance from Debian's or Ubuntu's packages (installed by apt-get where they are missing and we are root
@@ -34,6 +38,8 @@ if is_root && ! setpriv --reuid=nobody --regid=nogroup --clear-groups test -x "$
 fi
 pg=$data/postgres
 mq=$data/rabbitmq
+node=$mq
+if [ "${IMD_NODE:-1}" != 1 ]; then node=$mq-$IMD_NODE; fi
 docker=$state/docker
 
 # One command at a time for each state folder.
@@ -42,6 +48,10 @@ flock -w 300 9 || die "another services.sh works on $state"
 
 private_postgres() { alive "$pg/pid"; }
 private_rabbitmq() { alive "$mq/pid"; }
+# The folders of the RabbitMQ nodes that are here.
+rabbitmq_nodes() { find "$data" -maxdepth 1 -type d \( -name rabbitmq -o -name 'rabbitmq-[0-9]*' \) | sort; }
+# Their URLs, with commas between.
+private_amqp_url() { rabbitmq_nodes | sed 's|$|/url|' | xargs cat | paste -s -d ,; }
 
 compose() {
   local project
@@ -72,7 +82,7 @@ amqp_url() {
   if [ -n "${AMQP_URL:-}" ]; then
     printf '%s\n' "$AMQP_URL"
   elif private_rabbitmq; then
-    cat "$mq/url"
+    private_amqp_url
   else
     cat "$docker/amqp_url" 2>/dev/null
   fi
@@ -120,10 +130,15 @@ remove_postgres() {
   if alive "$pg/pid"; then postgres_stop "$pg" immediate; fi
   rm -rf "$pg"
 }
+# remove_rabbitmq DIR
 remove_rabbitmq() {
-  if alive "$mq/pid"; then rabbitmq_kill "$mq"; fi
-  if alive "$mq/epmd.pid"; then rabbitmq_end_epmd "$mq"; fi
-  rm -rf "$mq"
+  if alive "$1/pid"; then rabbitmq_kill "$1"; fi
+  if alive "$1/epmd.pid"; then rabbitmq_end_epmd "$1"; fi
+  rm -rf "$1"
+}
+remove_brokers() {
+  local dir
+  for dir in $(rabbitmq_nodes); do remove_rabbitmq "$dir"; done
 }
 
 # start_private KIND DIR: creates and starts; another port, and all anew, where the start failed.
@@ -132,7 +147,7 @@ start_private() {
   # Told to end, finish the step at hand first, so that nothing is left behind it.
   trap 'exit 143' TERM
   for attempt in 1 2 3; do
-    "remove_$kind"
+    "remove_$kind" "$dir"
     if "${kind}_create" "$dir" && { [ "$kind" = postgres ] || rabbitmq_configure "$dir"; } &&
       "${kind}_launch" "$dir" && "${kind}_await" "$dir"; then
       return 0
@@ -140,12 +155,12 @@ start_private() {
     say "$kind did not start (attempt $attempt of 3); the end of its log:"
     tail -n 20 "$dir/log" >&2 || true
   done
-  "remove_$kind"
+  "remove_$kind" "$dir"
   return 1
 }
 
 up_private() {
-  local jobs=() failed=0 job
+  local jobs=() failed=0 job n
   mkdir -p "$data"
   # A folder in /var/tmp that somebody else made is none of ours.
   [ -O "$data" ] || die "$data belongs to another account"
@@ -155,11 +170,17 @@ up_private() {
     for job in "${jobs[@]}"; do kill "$job" 2>/dev/null || true; done
     wait
     if $want_postgres; then remove_postgres; fi
-    if $want_rabbitmq; then remove_rabbitmq; fi
+    if $want_rabbitmq; then remove_brokers; fi
   }
   trap 'abandon; exit 130' INT TERM HUP
   if $want_postgres; then (start_private postgres "$pg") & jobs+=($!); fi
-  if $want_rabbitmq; then (start_private rabbitmq "$mq") & jobs+=($!); fi
+  if $want_rabbitmq; then
+    if [ "${IMD_BROKERS:-1}" -gt 1 ]; then rabbitmq_secret=$(random_secret); fi
+    (start_private rabbitmq "$mq") & jobs+=($!)
+    for ((n = 2; n <= ${IMD_BROKERS:-1}; n++)); do
+      (start_private rabbitmq "$mq-$n") & jobs+=($!)
+    done
+  fi
   for job in "${jobs[@]}"; do wait "$job" || failed=1; done
   if [ $failed -ne 0 ]; then
     abandon
@@ -256,13 +277,13 @@ print_env() {
   amqp=$(amqp_url) || die "no RabbitMQ: run scripts/services.sh up first, or set AMQP_URL"
   printf 'export DATABASE_URL=%q\nexport AMQP_URL=%q\n' "$database" "$amqp"
   # Tests that kill the broker or the database do it through this script, and only where the instances are private.
-  if private_postgres && private_rabbitmq && [ "$database" = "$(cat "$pg/url")" ] && [ "$amqp" = "$(cat "$mq/url")" ]; then
+  if private_postgres && private_rabbitmq && [ "$database" = "$(cat "$pg/url")" ] && [ "$amqp" = "$(private_amqp_url)" ]; then
     printf 'export IMD_STATE=%q\nexport IMD_PRIVATE_SERVICES=1\n' "${state%/services}"
   fi
 }
 
 down() {
-  remove_rabbitmq
+  remove_brokers
   remove_postgres
   down_docker
   if [ "$data" != "$state" ]; then rmdir "$data" 2>/dev/null || true; fi
@@ -272,9 +293,9 @@ down() {
 need_private() { [ -d "$1" ] || die "no private $2 here ($1): only what services.sh started can be stopped"; }
 
 start_broker() {
-  need_private "$mq" RabbitMQ
-  if alive "$mq/pid"; then return 0; fi
-  if ! rabbitmq_launch "$mq" || ! rabbitmq_await "$mq"; then die "RabbitMQ did not start again; see $mq/log"; fi
+  need_private "$node" RabbitMQ
+  if alive "$node/pid"; then return 0; fi
+  if ! rabbitmq_launch "$node" || ! rabbitmq_await "$node"; then die "RabbitMQ did not start again; see $node/log"; fi
 }
 start_postgres() {
   need_private "$pg" Postgres
@@ -289,9 +310,9 @@ case $verb in
   env) print_env ;;
   down) down ;;
   status) status ;;
-  kill-broker) need_private "$mq" RabbitMQ && rabbitmq_kill "$mq" ;;
+  kill-broker) need_private "$node" RabbitMQ && rabbitmq_kill "$node" ;;
   start-broker) start_broker ;;
-  restart-broker) need_private "$mq" RabbitMQ && rabbitmq_kill "$mq" && start_broker ;;
+  restart-broker) need_private "$node" RabbitMQ && rabbitmq_kill "$node" && start_broker ;;
   stop-postgres) need_private "$pg" Postgres && postgres_stop "$pg" "${1:-fast}" ;;
   start-postgres) start_postgres ;;
   restart-postgres) need_private "$pg" Postgres && postgres_stop "$pg" "${1:-fast}" && start_postgres ;;
@@ -301,12 +322,20 @@ case $verb in
     exec psql -X -d "$(cat "$pg/url")" "$@"
     ;;
   rabbitmqctl)
-    need_private "$mq" RabbitMQ
+    need_private "$node" RabbitMQ
     exec 9>&-
-    rabbitmq_run "$mq" "$rabbitmq_bin/rabbitmqctl" "$@"
+    rabbitmq_run "$node" "$rabbitmq_bin/rabbitmqctl" "$@"
+    ;;
+  nodes)
+    number=0
+    for dir in $(rabbitmq_nodes); do
+      number=$((number + 1))
+      port=$(cat "$dir/port")
+      printf '%s im-%s@localhost %s %s %s\n' "$number" "$port" "$port" "$(cat "$dir/dist_port")" "$(cat "$dir/epmd_port")"
+    done
     ;;
   *)
-    sed -n '4,12s/^# \{0,1\}//p' "$0" >&2
+    sed -n '4,16s/^# \{0,1\}//p' "$0" >&2
     exit 2
     ;;
 esac

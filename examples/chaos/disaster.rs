@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -27,8 +28,10 @@ pub(crate) struct Done {
     pub(crate) stalls: u32,
     /// Times of throttling.
     pub(crate) throttles: u32,
-    /// The broker killed.
+    /// The broker killed; of a cluster the node that led a queue.
     pub(crate) broker_kills: u32,
+    /// That node cut off from the others.
+    pub(crate) node_cuts: u32,
     /// Postgres stopped at once.
     pub(crate) postgres_crashes: u32,
     /// Workers that ended by themselves: none may.
@@ -39,7 +42,7 @@ impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} kills, {} restarts, {} freezes, {} cuts, {} stalls, {} throttles, {} broker kills, {} Postgres crashes",
+            "{} kills, {} restarts, {} freezes, {} cuts, {} stalls, {} throttles, {} broker kills, {} nodes cut off, {} Postgres crashes",
             self.kills,
             self.restarts,
             self.freezes,
@@ -47,6 +50,7 @@ impl fmt::Display for Done {
             self.stalls,
             self.throttles,
             self.broker_kills,
+            self.node_cuts,
             self.postgres_crashes
         )
     }
@@ -62,6 +66,9 @@ enum Mend {
 
 /// Services crash once in so long.
 const SERVICE_PERIOD: Duration = Duration::from_mins(2);
+
+/// A node of a cluster is lost so long after the one before is back.
+const NODE_PERIOD: Duration = Duration::from_secs(20);
 
 /// Strikes until the time is over, then mends everything.
 pub(crate) async fn run(
@@ -81,11 +88,36 @@ pub(crate) async fn run(
     let mut postgres = began + (span * 3 / 5).min(SERVICE_PERIOD);
     let mut next = began + Duration::from_secs(3);
     let mut crashes: JoinSet<anyhow::Result<()>> = JoinSet::new();
+    let mut lost_nodes: JoinSet<anyhow::Result<()>> = JoinSet::new();
     while Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(50)).await;
         let now = Instant::now();
         mend(fleet, &mut mends, now)?;
-        if now >= broker && broker < until {
+        while let Some(back) = lost_nodes.try_join_next() {
+            back??;
+            broker = now + NODE_PERIOD;
+        }
+        if let Some(cluster) = &services.cluster
+            && now >= broker
+            && lost_nodes.is_empty()
+        {
+            let is_cut = done.node_cuts < done.broker_kills;
+            let away = Duration::from_millis(random.random_range(2_000..25_000));
+            let cluster = Arc::clone(cluster);
+            lost_nodes.spawn(async move {
+                let leader = cluster.leader().await;
+                if is_cut {
+                    cluster.cut_off(leader, away).await
+                } else {
+                    cluster.kill(leader, away).await
+                }
+            });
+            *if is_cut {
+                &mut done.node_cuts
+            } else {
+                &mut done.broker_kills
+            } += 1;
+        } else if services.cluster.is_none() && now >= broker && broker < until {
             broker += SERVICE_PERIOD;
             say("SIGKILL to the broker, and its start");
             let services = services.clone();
@@ -102,7 +134,10 @@ pub(crate) async fn run(
             strike(fleet, simulator, &mut random, &mut done, &mut mends)?;
         }
     }
-    // Both services are back before the workers are.
+    // The services are back before the workers are.
+    while let Some(back) = lost_nodes.join_next().await {
+        back??;
+    }
     while let Some(back) = crashes.join_next().await {
         back??;
     }
@@ -154,15 +189,15 @@ fn strike(
         }
         60..90 => {
             let link = random.random_range(0..3);
-            let name = ["RabbitMQ", "Postgres", "the IM API"][link];
-            let relay = &fleet.places[worker].links.relays[link];
+            let name = ["RabbitMQ", "Postgres", "the IM API (everybody's)"][link];
+            let relays = &fleet.places[worker].links.relays[link];
             if random.random_bool(0.7) {
                 say(&format!("worker {worker}'s link to {name} is cut"));
-                relay.cut();
+                relays.iter().for_each(|relay| relay.cut());
                 done.cuts += 1;
             } else {
                 say(&format!("worker {worker}'s link to {name} stalls"));
-                relay.stall();
+                relays.iter().for_each(|relay| relay.stall());
                 done.stalls += 1;
             }
             // Bytes that a stalled link holds arrive up to 4 s late, before anything is sent again.
@@ -194,7 +229,11 @@ fn mend(fleet: &mut Fleet, mends: &mut Vec<(Instant, Mend)>, now: Instant) -> an
             }
             Mend::Start(worker) => fleet.spawn(worker)?,
             Mend::Thaw(worker) => fleet.freeze(worker, false)?,
-            Mend::Link(worker, link) => fleet.places[worker].links.relays[link].restore(),
+            Mend::Link(worker, link) => {
+                fleet.places[worker].links.relays[link]
+                    .iter()
+                    .for_each(|relay| relay.restore());
+            }
         }
     }
     Ok(())

@@ -5,10 +5,12 @@ use std::{
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail, ensure};
+use im_dispatcher::domain::split_urls;
 use im_dispatcher::simulator::{SAMPLE_SDK_APP_ID, SAMPLE_SECRET};
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -23,8 +25,9 @@ const START: Duration = Duration::from_mins(2);
 /// The links of one worker.
 #[derive(Debug)]
 pub(crate) struct Links {
-    /// To RabbitMQ, Postgres and the IM API.
-    pub(crate) relays: [Relay; 3],
+    /// To RabbitMQ, one for each node, to Postgres and to the IM API. The last is everybody's, since workers share a budget
+    /// for each address of the service.
+    pub(crate) relays: [Vec<Arc<Relay>>; 3],
 }
 
 /// One worker's place: its process, if it runs, and its links.
@@ -61,17 +64,20 @@ impl Fleet {
         let directory = arguments.directory.clone();
         std::fs::create_dir_all(&directory)?;
         let mut places = Vec::new();
+        let to_service = Arc::new(Relay::start(address(base_url)?).await);
         for _ in 0..arguments.workers {
-            let relays = [
-                Relay::start(address(&services.amqp_url)?).await,
-                Relay::start(address(database)?).await,
-                Relay::start(address(base_url)?).await,
-            ];
+            let (mut to_nodes, mut amqp_urls) = (Vec::new(), Vec::new());
+            for url in split_urls(&services.amqp_url) {
+                let relay = Arc::new(Relay::start(address(url)?).await);
+                amqp_urls.push(relay.route(url));
+                to_nodes.push(relay);
+            }
+            let to_postgres = Arc::new(Relay::start(address(database)?).await);
             let port = free_port();
             let mut environment: BTreeMap<String, String> = [
-                ("AMQP_URL", relays[0].route(&services.amqp_url)),
-                ("DATABASE_URL", relays[1].route(database)),
-                ("IM_BASE_URL", relays[2].route(base_url)),
+                ("AMQP_URL", amqp_urls.join(",")),
+                ("DATABASE_URL", to_postgres.route(database)),
+                ("IM_BASE_URL", to_service.route(base_url)),
                 ("IM_SDK_APP_ID", SAMPLE_SDK_APP_ID.to_string()),
                 ("IM_SECRET_KEY", SAMPLE_SECRET.to_owned()),
                 ("IM_DISPATCHER_NAMESPACE", NAMESPACE.to_owned()),
@@ -89,7 +95,9 @@ impl Fleet {
                 ending: false,
                 port,
                 environment,
-                links: Links { relays },
+                links: Links {
+                    relays: [to_nodes, vec![to_postgres], vec![Arc::clone(&to_service)]],
+                },
             });
         }
         Ok(Self {
@@ -203,7 +211,7 @@ impl Fleet {
     /// Ends the chaos: every worker runs, every link is there.
     pub(crate) async fn mend(&mut self) -> anyhow::Result<()> {
         for place in &self.places {
-            place.links.relays.iter().for_each(Relay::restore);
+            place.links.relays.iter().flatten().for_each(|relay| relay.restore());
         }
         for worker in 0..self.places.len() {
             if self.places[worker].frozen {

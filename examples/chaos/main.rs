@@ -10,6 +10,7 @@
 
 mod acceptance;
 mod check;
+mod cluster;
 mod disaster;
 mod events;
 mod fleet;
@@ -78,6 +79,9 @@ struct Arguments {
     /// The workers' log filter.
     #[arg(long, default_value = "info")]
     log: String,
+    /// RabbitMQ is a cluster of the nodes that are up: the leader's node is killed, and cut off from the others, by turns.
+    #[arg(long)]
+    cluster: bool,
     /// The acceptance load instead of the mixed one: 20,000 sends and 20 batches of 2,000 through workers at their default
     /// settings that are killed 20 times; settled within 5 minutes of the last kill.
     #[arg(long)]
@@ -137,7 +141,10 @@ async fn main() -> anyhow::Result<ExitCode> {
     if arguments.acceptance {
         return acceptance::run(&arguments).await;
     }
-    let services = Services::private()?;
+    let mut services = Services::private()?;
+    if arguments.cluster {
+        services.form_cluster().await?;
+    }
     let simulator = Arc::new(start_simulator(arguments.seed, &FAULTS)?);
     let database = services.create_database("chaos").await?;
     let mut settings: Vec<(&str, String)> = SETTINGS.map(|(name, value)| (name, value.to_owned())).into();

@@ -8,6 +8,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use im_dispatcher::domain::split_urls;
 use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
     options::{BasicPublishOptions, ConfirmSelectOptions},
@@ -189,15 +190,27 @@ async fn publish(channel: &Channel, lane: &str, body: &[u8]) -> anyhow::Result<(
     }
 }
 
-/// Connects within seconds or not at all: lapin itself tries for long.
-pub(crate) async fn connect(url: &str) -> anyhow::Result<(Connection, Channel)> {
-    let properties = ConnectionProperties::default().with_connection_name("chaos".into());
-    let attempt = async {
-        let connection = Connection::connect(url, properties).await?;
-        let channel = connection.create_channel().await?;
-        anyhow::Ok((connection, channel))
-    };
-    tokio::time::timeout(Duration::from_secs(5), attempt)
-        .await
-        .context("RabbitMQ doesn't answer")?
+/// Connects within seconds or not at all: lapin itself tries for long. Of a cluster to whichever node lets us in first,
+/// beginning with one at random.
+pub(crate) async fn connect(urls: &str) -> anyhow::Result<(Connection, Channel)> {
+    let mut urls = split_urls(urls);
+    let first = rand::random_range(0..urls.len());
+    urls.rotate_left(first);
+    let mut result = Err(anyhow::anyhow!("no URL"));
+    for url in urls {
+        let properties = ConnectionProperties::default().with_connection_name("chaos".into());
+        let attempt = async {
+            let connection = Connection::connect(url, properties).await?;
+            let channel = connection.create_channel().await?;
+            anyhow::Ok((connection, channel))
+        };
+        result = tokio::time::timeout(Duration::from_secs(5), attempt)
+            .await
+            .context("RabbitMQ doesn't answer")
+            .and_then(|connected| connected);
+        if result.is_ok() {
+            break;
+        }
+    }
+    result
 }

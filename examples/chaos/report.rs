@@ -134,7 +134,7 @@ pub(crate) fn print(
             .collect();
         let figures = json!({
             "acceptance": arguments.acceptance, "scale": arguments.scale,
-            "faults_everywhere": arguments.faults_everywhere, "seed": arguments.seed, "workers": arguments.workers, "minutes": arguments.minutes, "rate": arguments.rate,
+            "faults_everywhere": arguments.faults_everywhere, "cluster": arguments.cluster, "seed": arguments.seed, "workers": arguments.workers, "minutes": arguments.minutes, "rate": arguments.rate,
             "listed_after": arguments.listed_after.to_string(), "disasters": done,
             "published": verdict.published.0, "ids": verdict.published.1,
             "events": verdict.events.0, "distinct_events": verdict.events.1,

@@ -1,19 +1,24 @@
 # shellcheck shell=bash
 # A private RabbitMQ node from the distribution's package. Sourced by services.sh, after common.sh.
+# Nodes that are to form a cluster have one secret, for their account and between each other; each has a port mapper of
+# its own, so that whoever forms the cluster decides by which way one node finds another.
 # Its folder: home/ (Erlang cookie), mnesia/, logs/, log, rabbitmq.conf, port, dist_port, epmd_port, url, pid, epmd.pid.
 
 rabbitmq_bin=/usr/lib/rabbitmq/bin
 
 rabbitmq_installed() { [ -x "$rabbitmq_bin/rabbitmq-server" ] && command -v epmd >/dev/null; }
 
-# rabbitmq_create DIR: an account of its own with a random password; no plugins.
+# rabbitmq_create DIR: an account of its own with a random password; no plugins. Nodes of a cluster: rabbitmq_secret.
 rabbitmq_create() {
-  local dir=$1
+  local dir=$1 secret
+  secret=${rabbitmq_secret:-$(random_secret)}
   mkdir -m 0700 "$dir"
   mkdir -m 0700 "$dir/home" "$dir/mnesia" "$dir/logs"
   (
     umask 077
-    random_secret >"$dir/password"
+    printf '%s\n' "$secret" >"$dir/password"
+    printf '%s' "$secret" >"$dir/home/.erlang.cookie"
+    chmod 0400 "$dir/home/.erlang.cookie"
     : >"$dir/log"
     : >"$dir/env.conf"
     printf '[].\n' >"$dir/enabled_plugins"
@@ -40,6 +45,14 @@ default_pass = $(cat "$dir/password")
 disk_free_limit.absolute = 10MB
 vm_memory_high_watermark.relative = 0.7
 CONF
+    # Of a cluster: whoever sees no majority stops, and comes back when it sees one (RabbitMQ's advice for clusters of an
+    # odd number); a peer that says nothing is gone after 10 s, so that a run needn't wait for the default minute.
+    if [ -n "${rabbitmq_secret:-}" ]; then
+      cat >>"$dir/rabbitmq.conf" <<CONF
+cluster_partition_handling = pause_minority
+net_ticktime = 10
+CONF
+    fi
   )
   printf 'amqp://im:%s@127.0.0.1:%s/%%2f\n' "$(cat "$dir/password")" "$port" >"$dir/url"
   if is_root; then chown -R rabbitmq: "$dir"; fi
