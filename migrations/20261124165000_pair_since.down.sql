@@ -1,0 +1,2 @@
+ALTER TABLE calls DROP COLUMN pair_since;
+ALTER TABLE messages DROP COLUMN pair_since;
