@@ -20,11 +20,12 @@ use crate::{
     budget::{Budget, BudgetKey, BudgetOptions, Fleet, Limits, Pacer},
     config::{AppSettings, Settings, WindowMode},
     domain::{
-        AppName, Command, JobId, Lane,
+        AppName, Command, JobId, Lane, SdkAppId,
         job::{Job, OnUnknown, RevokeTarget, Task},
         retry::RetryPolicy,
     },
-    http::{HealthSource, HttpState, Readiness, RevokeError, Revoker, Server, Tokens},
+    fleet,
+    http::{HealthSource, HttpState, Letters, Readiness, RevokeError, Revoker, Server, Tokens},
     im::{ClientOptions, ImApp, ImClient},
     store::{NewRevocation, RevocationAdded, Store, StoreOptions, WorkerRun},
     telemetry::Metrics,
@@ -49,7 +50,8 @@ pub async fn run_worker(
     watch_signals(draining.clone(), stopping.clone())?;
     let mut hangups = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
     let metrics = Arc::new(Metrics::new());
-    let store = Store::new(&StoreOptions::new(settings.require_database()?.clone()))?;
+    let database = StoreOptions::new(settings.require_database()?.clone());
+    let store = Store::new(&database)?;
     let http = settings.require_http()?;
     let clients = clients(&settings)?;
     let (broker, deliveries) = Broker::start(broker_options(&settings)?)?;
@@ -61,21 +63,28 @@ pub async fn run_worker(
         draining: draining.clone(),
         context: std::sync::OnceLock::new(),
     });
+    let identity = fleet::identity(http.addr.map(|address| address.to_string()));
+    let http_store = Store::for_http(&database)?;
     let server = match http.addr {
         Some(address) => {
             let server = Server::bind(address)
                 .await
                 .with_context(|| format!("listen on {address} (http.addr)"))?;
+            let apps: Vec<AppName> = settings.apps.keys().cloned().collect();
             let state = HttpState {
                 health: Arc::clone(&health) as Arc<dyn HealthSource>,
                 metrics: Arc::clone(&metrics),
-                store: store.clone(),
+                store: http_store.clone(),
                 revoker: Arc::new(Tombstones {
-                    store: store.clone(),
-                    apps: settings.apps.keys().cloned().collect(),
+                    store: http_store.clone(),
+                    apps: apps.clone(),
                 }),
                 tokens: Tokens::new(http.admin_token.as_ref(), http.readonly_token.as_ref()),
                 namespace: settings.namespace.as_str().into(),
+                apps: apps.into(),
+                fleet: fleet::View::start(http_store.clone(), Some(broker.clone()), stopping.clone()),
+                worker: identity.id,
+                letters: Letters::of(broker.dead_letters()),
             };
             tracing::info!(%address, "HTTP listens");
             Some(tokio::spawn(server.run(state, stopping.clone())))
@@ -103,6 +112,12 @@ pub async fn run_worker(
             }
         }
     });
+    let beat = tokio::spawn(fleet::beat(
+        http_store.clone(),
+        identity,
+        reporter(&settings, &health, &metrics, &budget),
+        stopping.clone(),
+    ));
     let context = Context::new(Parts {
         namespace: settings.namespace.clone(),
         store,
@@ -138,6 +153,10 @@ pub async fn run_worker(
     {
         tracing::warn!(%error, "the HTTP server ended badly");
     }
+    if let Err(error) = beat.await {
+        tracing::warn!(%error, "the reports of this worker ended badly");
+    }
+    http_store.close().await;
     if finished {
         tracing::info!("drained");
     } else {
@@ -421,6 +440,40 @@ fn retry(settings: &Settings) -> anyhow::Result<RetryPolicy> {
     };
     policy.validate().context("the settings of retry")?;
     Ok(policy)
+}
+
+/// What this worker says of itself, each time anew.
+fn reporter(
+    settings: &Settings,
+    health: &Arc<Health>,
+    metrics: &Arc<Metrics>,
+    budget: &Budget,
+) -> impl Fn() -> fleet::Report + Send + Sync + 'static {
+    let apps: Vec<(u64, String)> = settings
+        .apps
+        .iter()
+        .map(|(name, app)| (app.sdk_app_id.0, name.to_string()))
+        .collect();
+    let (health, metrics, budget) = (Arc::clone(health), Arc::clone(metrics), budget.clone());
+    move || {
+        let Readiness { ready, reasons, notes } = health.readiness();
+        // Apps of one SDKAppID share its budget.
+        let app_of = |id: SdkAppId| {
+            let names: Vec<&str> = apps
+                .iter()
+                .filter(|(own, _)| *own == id.0)
+                .map(|(_, name)| name.as_str())
+                .collect();
+            names.join(", ")
+        };
+        fleet::Report {
+            ready,
+            reasons,
+            notes,
+            draining: health.draining.is_cancelled(),
+            ..fleet::Report::of(&metrics, Some(&budget), app_of)
+        }
+    }
 }
 
 /// What `/readyz` answers from.

@@ -60,6 +60,8 @@ pub enum Selection {
     Job(String),
     /// One by its own name.
     Letter(String),
+    /// Those with this code word.
+    Code(String),
 }
 
 impl Selection {
@@ -68,8 +70,16 @@ impl Selection {
             Self::All => true,
             Self::Job(id) => letter.job_id.as_deref() == Some(id),
             Self::Letter(id) => letter.letter_id == *id,
+            Self::Code(code) => letter.code == *code,
         }
     }
+}
+
+/// What is done with each selected letter.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Replay(Option<Lane>),
+    Discard,
 }
 
 /// What a run over the dead queue did.
@@ -116,43 +126,77 @@ impl DeadLetters {
         Ok(letters)
     }
 
+    /// Counts the letters that a selection means; all of them stay. `progress` is told after each letter.
+    pub async fn count(
+        &self,
+        selection: &Selection,
+        progress: impl Fn(&DeadLetterReport),
+    ) -> Result<DeadLetterReport, BrokerError> {
+        let mut run = Run::start(&self.broker).await?;
+        let mut report = DeadLetterReport::default();
+        while let Some((letter, _)) = run.next().await? {
+            report.seen += 1;
+            report.matched += u64::from(selection.matches(&letter));
+            progress(&report);
+        }
+        run.finish().await;
+        Ok(report)
+    }
+
     /// Puts the jobs of the selected letters back into the queues that they came from, or into one lane's. A letter is
     /// acknowledged when the broker has confirmed its job. What came by a routing key that no lane has goes to `normal`.
     pub async fn replay(&self, selection: &Selection, to: Option<Lane>) -> Result<DeadLetterReport, BrokerError> {
-        self.each(selection, async |letter: &DeadLetter| {
-            let topology = &self.broker.shared().topology;
-            let own = letter
-                .queue
-                .as_deref()
-                .and_then(|queue| Some((queue, topology.lane_of(queue)?)));
-            let lane = to.or_else(|| own.map(|(_, lane)| lane)).unwrap_or(Lane::Normal);
-            let common = topology.lane_queue(lane);
-            let queue = match own {
-                Some((queue, _)) if to.is_none() => queue,
-                _ => &common,
-            };
-            let publisher = self.broker.publisher();
-            let publish = |queue: String| {
-                let (id, properties, body) = (&letter.letter_id, &letter.properties, letter.body.clone());
-                let publisher = &publisher;
-                async move { publisher.replay(&queue, id, properties, body).await }
-            };
-            match publish(queue.to_owned()).await? {
-                Confirmed::Routed => Ok(()),
-                // An app's own queue that is no more: its lane takes the job.
-                Confirmed::Unroutable if queue != common => match publish(common).await? {
-                    Confirmed::Routed => Ok(()),
-                    Confirmed::Unroutable => Err(PublishError::Away("the lane's queue is missing".into())),
-                },
-                Confirmed::Unroutable => Err(PublishError::Away("the lane's queue is missing".into())),
-            }
-        })
-        .await
+        self.replay_with(selection, to, |_| {}).await
+    }
+
+    /// The same; `progress` is told after each letter.
+    pub async fn replay_with(
+        &self,
+        selection: &Selection,
+        to: Option<Lane>,
+        progress: impl Fn(&DeadLetterReport),
+    ) -> Result<DeadLetterReport, BrokerError> {
+        self.each(selection, progress, Act::Replay(to)).await
     }
 
     /// Drops the selected letters for good.
     pub async fn discard(&self, selection: &Selection) -> Result<DeadLetterReport, BrokerError> {
-        self.each(selection, async |_: &DeadLetter| Ok(())).await
+        self.discard_with(selection, |_| {}).await
+    }
+
+    /// The same; `progress` is told after each letter.
+    pub async fn discard_with(
+        &self,
+        selection: &Selection,
+        progress: impl Fn(&DeadLetterReport),
+    ) -> Result<DeadLetterReport, BrokerError> {
+        self.each(selection, progress, Act::Discard).await
+    }
+
+    /// Publishes a letter's job into the queue that it came from, or into one lane's.
+    async fn publish_again(&self, letter: &DeadLetter, to: Option<Lane>) -> Result<(), PublishError> {
+        let topology = &self.broker.shared().topology;
+        let own = letter
+            .queue
+            .as_deref()
+            .and_then(|queue| Some((queue, topology.lane_of(queue)?)));
+        let lane = to.or_else(|| own.map(|(_, lane)| lane)).unwrap_or(Lane::Normal);
+        let common = topology.lane_queue(lane);
+        let queue = match own {
+            Some((queue, _)) if to.is_none() => queue,
+            _ => &common,
+        };
+        let publisher = self.broker.publisher();
+        let (id, properties, body) = (&letter.letter_id, &letter.properties, &letter.body);
+        let mut confirmed = publisher.replay(queue, id, properties, body.clone()).await?;
+        // An app's own queue that is no more: its lane takes the job.
+        if confirmed == Confirmed::Unroutable && queue != common {
+            confirmed = publisher.replay(&common, id, properties, body.clone()).await?;
+        }
+        match confirmed {
+            Confirmed::Routed => Ok(()),
+            Confirmed::Unroutable => Err(PublishError::Away("the lane's queue is missing".into())),
+        }
     }
 
     /// Goes once over the letters that were there at the start; does something with each selected one, then
@@ -160,7 +204,8 @@ impl DeadLetters {
     async fn each(
         &self,
         selection: &Selection,
-        act: impl AsyncFn(&DeadLetter) -> Result<(), PublishError>,
+        progress: impl Fn(&DeadLetterReport),
+        act: Act,
     ) -> Result<DeadLetterReport, BrokerError> {
         let mut run = Run::start(&self.broker).await?;
         let mut report = DeadLetterReport::default();
@@ -170,7 +215,11 @@ impl DeadLetters {
                 continue;
             }
             report.matched += 1;
-            match act(&letter).await {
+            let acted = match act {
+                Act::Replay(to) => self.publish_again(&letter, to).await,
+                Act::Discard => Ok(()),
+            };
+            match acted {
                 Ok(()) => match message.acker.ack(BasicAckOptions::default()).await {
                     Ok(true) => {
                         run.held -= 1;
@@ -183,6 +232,7 @@ impl DeadLetters {
                 },
                 Err(error) => report.failed.push((letter.letter_id, error.to_string())),
             }
+            progress(&report);
         }
         run.finish().await;
         Ok(report)

@@ -206,6 +206,7 @@ fn none(selection: &Selection) -> ExitCode {
         Selection::All => "there are no dead letters".to_owned(),
         Selection::Job(id) => format!("no dead letter is of job {id}"),
         Selection::Letter(name) => format!("no dead letter is named {name}"),
+        Selection::Code(code) => format!("no dead letter has the code {code}"),
     };
     note(format_args!(
         "error: {what}; `im-dispatcher dead-letters list` shows what is there"

@@ -4,32 +4,32 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::{
-    Json, Router,
-    body::Bytes,
-    extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State},
+    Extension, Json, Router,
+    extract::{DefaultBodyLimit, Path, Query, Request, State, rejection::QueryRejection},
     http::{StatusCode, header::CONTENT_TYPE},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    domain::{AppName, GroupName, JobId, job::RevokeTarget, pause::PauseScope, status::MessageState},
+    domain::{AccountId, AppName, GroupName, JobId, job::RevokeTarget, status::MessageState},
+    fleet,
     store::{After, MessagePage, Store},
     telemetry::Metrics,
 };
 
 use super::{
-    ApiError, HealthSource, Tokens,
-    auth::guard,
+    ApiError, HealthSource, Letters, Tokens, assets, audit,
+    auth::{Access, guard, same_site},
+    body::{MAX_BODY, RawJson},
+    find,
     health::{healthz, readyz},
+    letters, overview, pauses, session,
 };
 
-/// The longest body that is read: a revoke target with the most recipients, 100,000 of 32 bytes, quoted.
-const MAX_BODY: usize = 4 * 1024 * 1024;
 /// The most messages of one page.
 const MAX_PAGE: u32 = 10_000;
 
@@ -72,19 +72,40 @@ pub struct HttpState {
     pub tokens: Tokens,
     /// The namespace, shown in the overview.
     pub namespace: Arc<str>,
+    /// The configured apps.
+    pub apps: Arc<[AppName]>,
+    /// All workers.
+    pub fleet: fleet::View,
+    /// This worker among them.
+    pub worker: uuid::Uuid,
+    /// The dead queue.
+    pub letters: Letters,
 }
 
 /// Every route.
 pub(super) fn router(state: HttpState, patience: Duration) -> Router {
-    let api = Router::new()
+    let guarded = Router::new()
         .route("/api/jobs/{id}", get(job))
+        .route("/api/jobs/{id}/explain", get(find::explain))
         .route("/api/groups/{group}", get(group))
+        .route("/api/search", get(find::search))
+        .route("/api/doubts", get(find::doubts))
+        .route("/api/parked", get(find::parked))
+        .route("/api/overview", get(overview::overview))
+        .route("/api/rates", get(overview::rates))
+        .route("/api/audit", get(audit::log))
+        .route("/api/dead-letters", get(letters::list))
+        .route("/api/dead-letters/run", get(letters::run))
+        .route("/api/dead-letters/{action}", post(letters::act))
         .route("/api/revocations", post(revoke))
-        .route("/api/overview", get(overview))
-        .route("/api/lanes/{lane}/pause", post(pause_lane))
-        .route("/api/lanes/{lane}/resume", post(resume_lane))
+        .route("/api/{scope}/{name}/pause", post(pauses::pause))
+        .route("/api/{scope}/{name}/resume", post(pauses::resume))
         .layer(middleware::from_fn_with_state(state.clone(), guard));
-    Router::new()
+    let session = get(session::show).post(session::sign_in).delete(session::sign_out);
+    let api = guarded
+        .route("/api/session", session)
+        .layer(middleware::from_fn_with_state(state.clone(), same_site));
+    assets::routes(Router::new())
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
@@ -94,6 +115,7 @@ pub(super) fn router(state: HttpState, patience: Duration) -> Router {
         .layer(middleware::from_fn(move |request, next| {
             in_time(patience, request, next)
         }))
+        .layer(middleware::map_response(assets::harden))
         .with_state(state)
 }
 
@@ -140,9 +162,9 @@ impl PageQuery {
 async fn job(
     State(state): State<HttpState>,
     Path(id): Path<String>,
-    query: Result<Query<PageQuery>, axum::extract::rejection::QueryRejection>,
+    query: Result<Query<PageQuery>, QueryRejection>,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::Invalid(error.body_text()))?;
+    let Query(query) = query?;
     let id = JobId::parse(&id).map_err(|error| ApiError::Invalid(format!("the job id {error}")))?;
     match state.store.job_status(&id, &query.page()?).await? {
         Some(status) => Ok(Json(status).into_response()),
@@ -158,36 +180,6 @@ async fn group(State(state): State<HttpState>, Path(group): Path<String>) -> Res
     }
 }
 
-/// `?until=`: when a pause ends by itself, RFC 3339.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct PauseQuery {
-    until: Option<DateTime<Utc>>,
-}
-
-fn lane_of(name: &str) -> Result<PauseScope, ApiError> {
-    PauseScope::parse("lane", name).ok_or_else(|| ApiError::NotFound(format!("there is no lane {name:?}")))
-}
-
-async fn pause_lane(
-    State(state): State<HttpState>,
-    Path(lane): Path<String>,
-    query: Result<Query<PauseQuery>, axum::extract::rejection::QueryRejection>,
-) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::Invalid(error.body_text()))?;
-    let scope = lane_of(&lane)?;
-    if query.until.is_some_and(|until| until <= Utc::now()) {
-        return Err(ApiError::Invalid("until: is in the past".into()));
-    }
-    state.store.pause(&scope, query.until).await?;
-    Ok(Json(json!({"lane": lane, "paused": true, "until": query.until})).into_response())
-}
-
-async fn resume_lane(State(state): State<HttpState>, Path(lane): Path<String>) -> Result<Response, ApiError> {
-    state.store.resume(&lane_of(&lane)?).await?;
-    Ok(Json(json!({"lane": lane, "paused": false})).into_response())
-}
-
 /// `?app=&id=`: the app whose messages are revoked, and the revoke job's id where the caller chooses it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -198,31 +190,11 @@ struct RevokeQuery {
 
 async fn revoke(
     State(state): State<HttpState>,
-    query: Result<Query<RevokeQuery>, axum::extract::rejection::QueryRejection>,
-    request: Request,
+    Extension(access): Extension<Access>,
+    query: Result<Query<RevokeQuery>, QueryRejection>,
+    RawJson(body): RawJson,
 ) -> Result<Response, ApiError> {
-    let Query(query) = query.map_err(|error| ApiError::Invalid(error.body_text()))?;
-    let is_json = request
-        .headers()
-        .get(CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .is_some_and(|value| {
-            value
-                .split(';')
-                .next()
-                .is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json"))
-        });
-    if !is_json {
-        // A form of another site can't send this type without asking first.
-        return Err(ApiError::Invalid("Content-Type must be application/json".into()));
-    }
-    let body = Bytes::from_request(request, &state).await.map_err(|rejection| {
-        if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-            ApiError::TooLarge { limit: MAX_BODY }
-        } else {
-            ApiError::Invalid("the body can't be read".into())
-        }
-    })?;
+    let Query(query) = query?;
     let target = RevokeTarget::decode(&body).map_err(|error| ApiError::Invalid(error.sentence))?;
     let app = match query.app {
         Some(app) => AppName::parse(app).map_err(|error| ApiError::Invalid(format!("app {error}")))?,
@@ -233,32 +205,35 @@ async fn revoke(
         None => JobId::parse(uuid::Uuid::new_v4().to_string()),
     }
     .map_err(|error| ApiError::Invalid(format!("id {error}")))?;
-    state
-        .revoker
-        .revoke(id.clone(), app, target)
-        .await
-        .map_err(|error| match error {
-            RevokeError::IdConflict(_) | RevokeError::UnknownApp(_) => ApiError::Invalid(error.to_string()),
-            RevokeError::Unavailable => ApiError::Unavailable("the database"),
-            RevokeError::Internal => ApiError::Internal,
-        })?;
+    let shown = shown(&target);
+    let deed = {
+        let (revoker, id) = (Arc::clone(&state.revoker), id.clone());
+        async move {
+            revoker.revoke(id, app, target).await.map_err(|error| match error {
+                RevokeError::IdConflict(_) | RevokeError::UnknownApp(_) => ApiError::Invalid(error.to_string()),
+                RevokeError::Unavailable => ApiError::Unavailable("the database"),
+                RevokeError::Internal => ApiError::Internal,
+            })
+        }
+    };
+    let told = format!("taken as revocation {id}");
+    access.act(&state.store, "revoke", &shown, deed, |()| told).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({"revocation": id}))).into_response())
 }
 
-async fn overview(State(state): State<HttpState>) -> Json<serde_json::Value> {
-    let readiness = state.health.readiness();
-    // While the database is away the rest is still worth showing.
-    let backlog = state.store.backlog().await.ok().map(|backlog| {
-        json!({"work": backlog.work, "past_due": backlog.past_due, "doubts": backlog.doubts, "outbox": backlog.outbox})
-    });
-    Json(json!({
-        "namespace": &*state.namespace,
-        "version": env!("CARGO_PKG_VERSION"),
-        "time": Utc::now(),
-        "ready": readiness.ready,
-        "reasons": readiness.reasons,
-        "notes": readiness.notes,
-        "calls_in_flight": state.metrics.calls_in_flight(),
-        "backlog": backlog,
-    }))
+/// A target, for the audit log.
+fn shown(target: &RevokeTarget) -> String {
+    match target {
+        RevokeTarget::Job { job, to: None } => format!("job {job}"),
+        RevokeTarget::Job { job, to: Some(to) } => {
+            let some: Vec<&str> = to.iter().take(10).map(AccountId::as_str).collect();
+            let more = match to.len().saturating_sub(some.len()) {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            format!("job {job} to {}{more}", some.join(", "))
+        }
+        RevokeTarget::Group(group) => format!("group {group}"),
+        RevokeTarget::Message { from, to, msg_key } => format!("message {msg_key} from {from} to {to}"),
+    }
 }

@@ -15,6 +15,15 @@ pub enum ApiError {
     /// No token, or a wrong one.
     #[error("a bearer token is required: Authorization: Bearer …")]
     Unauthorized,
+    /// Somebody tried to sign in with a token that isn't ours.
+    #[error("the token is wrong")]
+    WrongToken,
+    /// Something else has to end first.
+    #[error("{0}")]
+    Conflict(&'static str),
+    /// Too many requests of that kind.
+    #[error("{0}")]
+    TooMany(&'static str),
     /// The token may only look, or the request comes from another site.
     #[error("{0}")]
     Forbidden(&'static str),
@@ -44,7 +53,9 @@ pub enum ApiError {
 impl ApiError {
     const fn status(&self) -> StatusCode {
         match self {
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::Unauthorized | Self::WrongToken => StatusCode::UNAUTHORIZED,
+            Self::Conflict(_) => StatusCode::CONFLICT,
+            Self::TooMany(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::Forbidden(_) => StatusCode::FORBIDDEN,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
             Self::Invalid(_) => StatusCode::UNPROCESSABLE_ENTITY,
@@ -59,6 +70,9 @@ impl ApiError {
     pub const fn code(&self) -> &'static str {
         match self {
             Self::Unauthorized => "unauthorized",
+            Self::WrongToken => "wrong-token",
+            Self::Conflict(_) => "conflict",
+            Self::TooMany(_) => "too-many",
             Self::Forbidden(_) => "forbidden",
             Self::NotFound(_) => "not-found",
             Self::Invalid(_) => "invalid",
@@ -77,6 +91,19 @@ impl From<StoreError> for ApiError {
         }
         tracing::error!(error = &error as &dyn std::error::Error, "a query of the API failed");
         Self::Internal
+    }
+}
+
+impl From<axum::extract::rejection::QueryRejection> for ApiError {
+    fn from(rejection: axum::extract::rejection::QueryRejection) -> Self {
+        Self::Invalid(rejection.body_text())
+    }
+}
+
+impl From<crate::broker::BrokerError> for ApiError {
+    fn from(error: crate::broker::BrokerError) -> Self {
+        tracing::warn!(error = &error as &dyn std::error::Error, "RabbitMQ could not be asked");
+        Self::Unavailable("RabbitMQ")
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{HttpState, api::router};
+use super::{HttpState, api::router, auth::Peer};
 
 /// The longest headers.
 const MAX_HEADERS: usize = 64 * 1024;
@@ -97,10 +97,10 @@ impl Server {
                 accepted = self.listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
                     let (router, stop) = (router.clone(), stop.clone());
                     tasks.spawn(async move {
-                        connection(stream, router, limits, stop).await;
+                        connection(stream, router.layer(axum::Extension(Peer(peer))), limits, stop).await;
                         drop(place);
                     });
                 }

@@ -16,6 +16,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod sessions;
+
 use super::*;
 use crate::{
     domain::{AppName, JobId, job::RevokeTarget},
@@ -65,15 +67,20 @@ impl Running {
         let health = Arc::new(Health(Mutex::default()));
         let revoker = Arc::new(Remembers::default());
         let token = |token: Option<&str>| token.map(secrecy::SecretString::from);
+        let store = Store::of_pool(pool);
+        let stop = CancellationToken::new();
         let state = HttpState {
             health: Arc::clone(&health) as Arc<dyn HealthSource>,
             metrics: Arc::new(Metrics::new()),
-            store: Store::of_pool(pool),
+            store: store.clone(),
             revoker: Arc::clone(&revoker) as Arc<dyn Revoker>,
             tokens: Tokens::new(token(admin).as_ref(), token(readonly).as_ref()),
             namespace: "im".into(),
+            apps: [AppName::default_app()].into(),
+            fleet: crate::fleet::View::start(store, None, stop.clone()),
+            worker: uuid::Uuid::new_v4(),
+            letters: Letters::default(),
         };
-        let stop = CancellationToken::new();
         let task = tokio::spawn(server.run(state, stop.clone()));
         Self {
             address,

@@ -1,5 +1,6 @@
 //! Postgres: the records, and the work that the table owns. Returns domain types, never rows; knows no AMQP and no HTTP.
 
+mod audit;
 mod budgets;
 #[cfg(test)]
 mod budgets_tests;
@@ -27,14 +28,17 @@ mod revoked;
 #[cfg(test)]
 mod revoked_tests;
 mod runs;
+mod search;
 mod sent;
 mod singles;
 mod status;
 #[cfg(test)]
 mod status_tests;
 mod verify;
+mod waiting;
 mod windows;
 mod work;
+mod workers;
 
 use std::{str::FromStr, time::Duration};
 
@@ -44,6 +48,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+pub use audit::{AuditRow, NewAudit};
 pub use budgets::{BudgetRow, SlotsGranted, SlotsWanted};
 pub use caps::{CAPPED, CapRule, SuppressedMembers};
 pub use claims::{CALL_WINDOW, ClaimVerdict, ExistingJob, ExistingMessage, NewClaim};
@@ -63,12 +68,15 @@ pub use retry::{RetryFilter, Retryable};
 pub use revocations::{CancelledByFanOut, NewRevocation, RevocationAdded};
 pub use revoked::{RawMessage, RevocableMessage, RevokeOutcome};
 pub use runs::WorkerRun;
+pub use search::FoundJob;
 pub use sent::SentOutcome;
 pub use singles::{FinalSingle, SingleClaim};
 pub use status::{After, DEFAULT_PAGE, MessagePage};
 pub use verify::{PendingCounts, ScopeRecord, Stranded, VerifyScope, VerifyWalk};
+pub use waiting::{DoubtRow, DueCount, WaitingRow};
 pub use windows::Opening;
 pub use work::{Backlog, Room, StoredJob, WorkKind, WorkUnit};
+pub use workers::{WorkerIdentity, WorkerRow};
 
 /// How to reach the database.
 #[derive(Debug, Clone)]
@@ -128,6 +136,33 @@ impl Store {
             pool: pool(options.max_connections.saturating_sub(high + slots).max(1)),
             high: pool(high),
             slots: pool(slots),
+        })
+    }
+
+    /// The same database for those who look and act by HTTP: at most 2 connections of its own, so that no question holds
+    /// work up, closed when nobody asked for a minute; and a question that takes longer than 10 s is given up.
+    ///
+    /// # Errors
+    /// As [`Store::new`].
+    pub fn for_http(options: &StoreOptions) -> Result<Self, StoreError> {
+        let connect = PgConnectOptions::from_str(options.url.expose_secret())
+            .map_err(|_| StoreError::Url)?
+            .application_name("im-dispatcher http")
+            .options([
+                ("synchronous_commit", "on"),
+                ("timezone", "UTC"),
+                ("jit", "off"),
+                ("statement_timeout", "10s"),
+            ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(2)
+            .acquire_timeout(options.acquire_timeout)
+            .idle_timeout(Duration::from_mins(1))
+            .connect_lazy_with(connect);
+        Ok(Self {
+            high: pool.clone(),
+            slots: pool.clone(),
+            pool,
         })
     }
 

@@ -1,6 +1,10 @@
 //! Families whose label values are a closed set, resolved once: counting costs one atomic addition.
 
-use std::{collections::HashSet, fmt::Debug, hash::Hash};
+use std::{
+    collections::{BTreeMap, HashSet},
+    fmt::Debug,
+    hash::Hash,
+};
 
 use parking_lot::Mutex;
 use prometheus_client::{
@@ -43,6 +47,11 @@ impl Fixed {
             counter.inc_by(count);
         }
     }
+
+    /// What a member has come to.
+    pub(super) fn get(&self, index: usize) -> u64 {
+        self.0.get(index).map_or(0, Counter::get)
+    }
 }
 
 /// Counters whose second label comes from outside; from the limit on, new values are counted as `other`.
@@ -51,6 +60,8 @@ pub(super) struct Open {
     family: Family<Pair, Counter>,
     labels: [&'static str; 2],
     seen: Mutex<HashSet<String>>,
+    /// The same counts, since a family can't be read.
+    counts: Mutex<BTreeMap<(String, String), u64>>,
     limit: usize,
 }
 
@@ -69,6 +80,7 @@ impl Open {
             family,
             labels,
             seen: Mutex::default(),
+            counts: Mutex::default(),
             limit,
         }
     }
@@ -83,8 +95,17 @@ impl Open {
                 "other"
             }
         };
+        *self
+            .counts
+            .lock()
+            .entry((first.to_owned(), second.to_owned()))
+            .or_default() += 1;
         self.family
             .get_or_create_owned(&[(self.labels[0], first.to_owned()), (self.labels[1], second.to_owned())])
             .inc();
+    }
+    /// Every count, by both labels.
+    pub(super) fn counts(&self) -> BTreeMap<(String, String), u64> {
+        self.counts.lock().clone()
     }
 }

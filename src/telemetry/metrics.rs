@@ -1,6 +1,10 @@
 //! The metric families. Names follow Prometheus: a prefix, a unit, `_total` for counters; labels are closed sets.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::atomic::{AtomicI64, Ordering},
+    time::Duration,
+};
 
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -103,13 +107,13 @@ labels!(
 /// lock for some nanoseconds.
 pub struct Metrics {
     registry: Registry,
-    attempts: Fixed,
-    messages: Fixed,
-    deliveries: Fixed,
+    pub(super) attempts: Fixed,
+    pub(super) messages: Fixed,
+    pub(super) deliveries: Fixed,
     settled: Fixed,
     operations: Fixed,
     throttled: Fixed,
-    error_codes: Open,
+    pub(super) error_codes: Open,
     dead_letters: Open,
     budget_wait: Vec<Histogram>,
     call_seconds: Vec<Histogram>,
@@ -124,6 +128,8 @@ pub struct Metrics {
     app_paused: Family<[(&'static str, String); 1], Gauge>,
     ready: Gauge,
     events: Counter,
+    /// By lane: when the job that came last was published, in milliseconds since 1970; 0: not known.
+    pub(super) head_published_at: [AtomicI64; 3],
 }
 
 impl fmt::Debug for Metrics {
@@ -272,6 +278,7 @@ impl Metrics {
                 r.register("events", "Outcome events that RabbitMQ confirmed", counter.clone());
                 counter
             },
+            head_published_at: Default::default(),
             registry,
         }
     }
@@ -303,6 +310,15 @@ impl Metrics {
     /// Counts a delivery.
     pub fn delivery(&self, lane: Lane, redelivered: bool) {
         self.deliveries.add(lane.index() * 2 + usize::from(redelivered), 1);
+    }
+
+    /// Notes when a delivery was published, in seconds since 1970, where its producer said so.
+    pub fn published(&self, lane: Lane, seconds: Option<u64>) {
+        // Some producers put milliseconds there: that would be long after the year 3000.
+        if let Some(seconds) = seconds.filter(|seconds| *seconds < 32_503_680_000) {
+            let millis = i64::try_from(seconds).unwrap_or(0).saturating_mul(1_000);
+            self.head_published_at[lane.index()].fetch_max(millis, Ordering::Relaxed);
+        }
     }
 
     /// Counts what became of deliveries.
@@ -405,11 +421,11 @@ impl Metrics {
     }
 }
 
-fn verdicts() -> impl Iterator<Item = Verdict> {
+pub(super) fn verdicts() -> impl Iterator<Item = Verdict> {
     std::iter::once(Verdict::Ok).chain(ErrorClass::ALL.into_iter().map(Verdict::Error))
 }
 
-const fn verdict_label(verdict: Verdict) -> &'static str {
+pub(super) const fn verdict_label(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Ok => "ok",
         Verdict::Error(class) => class.as_str(),

@@ -3,6 +3,8 @@
 mod labels;
 mod logging;
 mod metrics;
+mod reading;
 
 pub use logging::{LogError, init_logging};
 pub use metrics::{InFlight, Metrics, Operation, Settlement, Verdict};
+pub use reading::Reading;

@@ -72,6 +72,7 @@ impl From<DecodeError> for Fault {
 /// Handles a delivery to its end. A panic in it is a dead letter, not a dead worker.
 pub(super) async fn handle(ctx: Arc<Context>, delivery: Delivery) {
     ctx.metrics.delivery(delivery.lane, delivery.redelivered);
+    ctx.metrics.published(delivery.lane, delivery.properties.timestamp());
     let (verdict, job) = match AssertUnwindSafe(route(&ctx, &delivery)).catch_unwind().await {
         Ok((verdict, job)) => (verdict, job),
         Err(_) => (

@@ -1,6 +1,7 @@
 //! What operators ask and do: why is it there, is everything sent once, try it again.
 
 mod explain;
+mod http_api;
 mod retry;
 mod verify;
 
