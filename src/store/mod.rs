@@ -14,6 +14,7 @@ mod doubts;
 mod durability;
 mod error;
 mod explain;
+mod groups;
 mod handover;
 mod outbox;
 mod outcomes;
@@ -54,6 +55,7 @@ pub use error::StoreError;
 pub use explain::{
     AttemptFact, CallFact, JobFacts, KeyFact, MessageFact, OutboxFact, RevocationFact, RevocationTarget, WorkFact,
 };
+pub use groups::{DueMember, SharedCall};
 pub use handover::{HandedOver, Handover, SecondDelivery};
 pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
 pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, Settlement, SingleOutcome};
