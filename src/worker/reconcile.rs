@@ -314,6 +314,10 @@ impl Inquiry<'_> {
             };
         } else {
             verdict.next = later;
+            if doubt.shared {
+                self.settle(verdict).await?;
+                return super::coalesce::repeat(ctx, unit, self.app, REPEAT_UNTIL).await;
+            }
         }
         self.settle(verdict).await
     }

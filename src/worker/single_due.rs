@@ -24,8 +24,8 @@ use crate::{
     domain::{AccountId, Command, JobId, MessageState, event::Outcome},
     im::{ENCODER_VERSION, ImError},
     store::{
-        CALL_WINDOW, CAPPED, CapRule, FinalSingle, Holder, OutboxEvent, OutboxLetter, Recorded, Settlement,
-        SingleClaim, SingleOutcome, SuppressedMembers, WorkUnit,
+        CALL_WINDOW, CAPPED, CapRule, DueMember, FinalSingle, Holder, OutboxEvent, OutboxLetter, Recorded,
+        RepeatedMember, Settlement, SingleClaim, SingleOutcome, SuppressedMembers, WorkUnit,
     },
 };
 
@@ -83,6 +83,39 @@ pub(super) async fn end_as(ctx: &Arc<Context>, unit: &WorkUnit, error: (String, 
     settlement.outcome = SingleOutcome::Failed;
     settlement.error = Some(error);
     due.failed(&mut settlement, unit.generation, unit.attempts);
+    due.settle(&settlement).await
+}
+
+/// Records what the repeated answer of a shared call is to one of its members.
+pub(super) async fn settle_shared(
+    ctx: &Arc<Context>,
+    member: &RepeatedMember,
+    token: Uuid,
+    answer: Answer,
+) -> Result<(), Halt> {
+    let unit = &member.unit;
+    let Some(loaded) = load(ctx, unit).await? else {
+        return Ok(());
+    };
+    let Some(app) = ctx.apps.get(&unit.app) else {
+        return Ok(());
+    };
+    let Some(single) = Single::of(&loaded.job, app) else {
+        return Ok(());
+    };
+    let due = Due {
+        ctx,
+        unit,
+        loaded: &loaded,
+        app,
+        single,
+    };
+    let DueMember { attempt, generation } = member.claim;
+    let mut settlement = due.shared(token, attempt, generation, Some(answer));
+    if let SingleOutcome::Retry { .. } = settlement.outcome {
+        // This call wasn't carried out, but whether the first was is as open as before.
+        settlement.outcome = SingleOutcome::Doubt { after: FIRST_LOOK };
+    }
     due.settle(&settlement).await
 }
 

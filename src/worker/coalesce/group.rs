@@ -1,6 +1,7 @@
 //! Shared calls: when a slot of the batches' budget comes, who goes with it, and what its answer is to each.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -291,31 +292,35 @@ impl Group<'_> {
 
 /// Tells each member what the answer is to it.
 fn answer(called: Vec<Called>, result: Result<BatchReply, CallFailure>) {
+    let (to, senders): (Vec<AccountId>, Vec<_>) = called.into_iter().map(|called| (called.to, called.answer)).unzip();
+    for (sender, answer) in senders.into_iter().zip(answers(&to, result)) {
+        // Who has gone left its claim behind: its job's next delivery, or its lease's end, is reconciled.
+        drop(sender.send(answer));
+    }
+}
+
+/// What the result of a shared call is to each of its recipients.
+pub(super) fn answers(to: &[AccountId], result: Result<BatchReply, CallFailure>) -> Vec<Answer> {
     let reply = match result {
         Ok(reply) => reply,
-        Err(failure) => {
-            let answer = failed(failure, called.len());
-            for member in called {
-                drop(member.answer.send(answer.clone()));
-            }
-            return;
-        }
+        Err(failure) => return vec![failed(failure, to.len()); to.len()],
     };
-    let refused: std::collections::HashMap<String, ErrorCode> = reply
+    let refused: HashMap<&str, ErrorCode> = reply
         .failed
-        .into_iter()
-        .map(|failure| (failure.to.to_string(), failure.code))
+        .iter()
+        .map(|failure| (failure.to.as_str(), failure.code))
         .collect();
     let accepted = Accepted {
         msg_time: time_of(reply.msg_key.as_str()),
         msg_key: reply.msg_key.to_string(),
     };
-    for member in called {
-        let answer = refused
-            .get(member.to.as_str())
-            .map_or_else(|| Answer::Accepted(accepted.clone()), |&code| Answer::Listed(code));
-        drop(member.answer.send(answer));
-    }
+    to.iter()
+        .map(|to| {
+            refused
+                .get(to.as_str())
+                .map_or_else(|| Answer::Accepted(accepted.clone()), |&code| Answer::Listed(code))
+        })
+        .collect()
 }
 
 fn failed(failure: CallFailure, members: usize) -> Answer {

@@ -10,6 +10,7 @@
 mod group;
 mod line;
 mod queued;
+mod repeat;
 
 use std::{
     collections::HashMap,
@@ -27,6 +28,7 @@ pub(super) use self::{
     group::{Answer, GroupVerdict},
     line::Content,
     queued::deliver,
+    repeat::repeat,
 };
 use super::{
     app::App,

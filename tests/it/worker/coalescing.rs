@@ -486,6 +486,47 @@ async fn dies_at(point: &str, more: &str) {
     assert!(world.broker.drain_dead().await.is_empty(), "{point}");
 }
 
+/// Nobody got a shared call whose worker died before it: it is made again as it was, long before the history would surely
+/// list it.
+#[cfg(feature = "fault-points")]
+#[tokio::test]
+async fn a_shared_call_that_reached_nobody_is_made_again_byte_for_byte() {
+    let mut world = scarce_singles().await;
+    world.set("IM_DISPATCHER__RECONCILE__LISTED_AFTER", "3m");
+    declare(&world).await;
+    publish(&world, "bulk", 60, "once more").await;
+    let mut first = Worker::spawn(&world, &[("IM_DISPATCHER_FAULT", "group.call.before=abort")]);
+    first.process.exit(LONG).await;
+    let pool = world.database.pool().await;
+    let (call, jobs, seq, random): (uuid::Uuid, Vec<String>, i64, i64) =
+        sqlx::query_as("SELECT call_id, jobs, seq, random FROM calls WHERE jobs IS NOT NULL")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+    let _second = Worker::start(&world).await;
+    let status = group_settled(&world, "campaign", 60).await;
+    assert_eq!(status["recipients"], counts(60, &[("sent", 60)]));
+    assert_eq!(delivered_once(&world), 60);
+    keys_are_on_record(&world, 60).await;
+    for job in &jobs {
+        let message = &world
+            .simulator
+            .messages_to(&format!("u{}", job.strip_prefix("job-").unwrap()))[0];
+        assert!(message.batch, "{job}");
+        assert_eq!(
+            (i64::from(message.seq), i64::from(message.random)),
+            (seq, random),
+            "{job}"
+        );
+    }
+    let members: i32 = sqlx::query_scalar("SELECT cardinality(jobs) FROM calls WHERE call_id = $1")
+        .bind(call)
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(members as usize, jobs.len());
+}
+
 macro_rules! deaths {
     ($($name:ident: $point:literal $more:literal,)+) => {
         $(
