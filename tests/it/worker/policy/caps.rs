@@ -141,6 +141,23 @@ async fn batches_to_the_same_recipients_at_the_same_time_share_the_cap_exactly()
 }
 
 #[tokio::test]
+async fn a_capped_job_that_may_be_merged_is_capped_all_the_same() {
+    let world = World::new().await;
+    let _worker = Worker::start(&world).await;
+    for n in 0..40 {
+        let mut job = capped(&format!("job-{n}"), &format!("user{}", n % 10), 3);
+        job["coalesce"] = json!(true);
+        job["message"]["text"] = json!("one text for all");
+        world.broker.publish("bulk", &job).await;
+    }
+    let status = group_settled(&world, "promo-spring", 40).await;
+    assert_eq!(status["recipients"], outcome(40, 30, 10));
+    for n in 0..10 {
+        assert_eq!(world.simulator.messages_to(&format!("user{n}")).len(), 3);
+    }
+}
+
+#[tokio::test]
 async fn a_failure_gives_its_count_back_and_a_retry_counts_once() {
     let mut world = World::new().await;
     world.set("IM_DISPATCHER__RETRY__INITIAL", "100ms");

@@ -142,6 +142,49 @@ async fn nothing_goes_out_before_the_opening_and_everything_after_it() {
 }
 
 #[tokio::test]
+async fn jobs_that_wait_for_their_slots_when_the_window_closes_wait_for_the_next_opening() {
+    let mut world = World::new().await;
+    // Two calls a second: most of them wait when the settings change.
+    world
+        .set("IM_BATCH_RECIPIENTS_PER_MINUTE", "1")
+        .set("IM_RATE_LIMIT", "2");
+    let worker = Worker::start(&world).await;
+    for n in 0..60 {
+        let mut job = send(&format!("job-{n}"), &format!("user{n}"));
+        job["group"] = json!("load");
+        job["message"]["text"] = json!("one text for all");
+        job["coalesce"] = json!(n % 2 == 0);
+        world.broker.publish("bulk", &job).await;
+    }
+    eventually(LONG, "the first is out", || async {
+        (world.simulator.delivered_total() > 0).then_some(())
+    })
+    .await;
+    configure(&world, &lane("bulk", &closed().0));
+    worker.process.hang_up();
+    let pool = world.database.pool().await;
+    eventually(LONG, "the rest waits for the window", || async {
+        let (waiting, open): (i64, i64) = sqlx::query_as(
+            "SELECT count(*) FILTER (WHERE w.opens_at IS NOT NULL), count(*) FILTER (WHERE w.opens_at IS NULL)
+             FROM messages m LEFT JOIN work w ON w.job_id = m.job_id WHERE m.state IN (0, 1, 2)",
+        )
+        .fetch_one(&pool)
+        .await
+        .ok()?;
+        let all = i64::try_from(world.simulator.delivered_total()).ok()? + waiting;
+        (waiting > 0 && open == 0 && all == 60).then_some(())
+    })
+    .await;
+    let sent = world.simulator.delivered_total();
+    assert!(sent < 60, "{sent}");
+    configure(&world, "");
+    worker.process.hang_up();
+    let status = super::super::group_settled(&world, "load", 60).await;
+    assert_eq!(status["recipients"], counts(60, &[("sent", 60)]));
+    assert_eq!(world.simulator.delivered_total(), 60);
+}
+
+#[tokio::test]
 async fn a_job_whose_time_is_over_before_the_opening_expires() {
     let world = World::new().await;
     let _worker = Worker::start(&world).await;
