@@ -285,6 +285,7 @@ fn clients(settings: &Settings) -> anyhow::Result<Vec<ImClient>> {
 pub fn broker_options(settings: &Settings) -> anyhow::Result<BrokerOptions> {
     let mut options = BrokerOptions::new(settings.amqp_url.clone(), settings.namespace.clone());
     options.prefetch = prefetch(settings);
+    options.fixed_prefetch = Lane::ALL.map(|lane| settings.lane(lane).prefetch.is_some());
     options.app_queues = settings
         .apps
         .iter()

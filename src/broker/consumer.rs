@@ -87,6 +87,8 @@ pub(super) enum SessionEnd {
 enum Halt {
     Unwanted,
     Grow,
+    /// The lane has another prefetch now.
+    Resize,
     Lost,
     /// The broker ended it, or the channel ended.
     Ended(Option<lapin::Error>),
@@ -108,8 +110,7 @@ pub(super) struct QueueConsumer {
 
 impl QueueConsumer {
     pub(super) fn new(shared: &Shared, queue: JobQueue, out: mpsc::Sender<Delivery>) -> Self {
-        // A prefetch of 0 would mean no bound at all.
-        let target = shared.options.prefetch[queue.lane.index()].max(1);
+        let target = shared.prefetch.borrow()[queue.lane.index()];
         Self {
             queue,
             progress: Arc::default(),
@@ -194,7 +195,7 @@ impl QueueConsumer {
                         () = ended.cancelled() => return SessionEnd::ConnectionLost,
                     }
                 }
-                Halt::Unwanted | Halt::Grow => {
+                Halt::Unwanted | Halt::Grow | Halt::Resize => {
                     let cancel = channel.basic_cancel(consumer.tag(), BasicCancelOptions::default());
                     match time::timeout(FLUSH_TIMEOUT, cancel).await {
                         Ok(Ok(())) => {}
@@ -202,13 +203,26 @@ impl QueueConsumer {
                         Err(_) => return SessionEnd::Failed("no answer to basic.cancel".to_owned()),
                     }
                     self.drain(shared, &mut consumer, settled).await;
-                    if matches!(halt, Halt::Grow) {
-                        self.window = self.window.saturating_mul(2).min(self.target);
+                    match halt {
+                        Halt::Grow => self.window = self.window.saturating_mul(2).min(self.target),
+                        Halt::Resize => self.resize(shared),
+                        _ => {}
                     }
                 }
             }
             drop(consuming);
         }
+    }
+
+    /// Takes over the lane's prefetch; one that still grows goes on growing.
+    fn resize(&mut self, shared: &Shared) {
+        let target = shared.prefetch.borrow()[self.queue.lane.index()];
+        self.window = if self.window >= self.target {
+            target
+        } else {
+            self.window.min(target)
+        };
+        self.target = target;
     }
 
     async fn start(&self, channel: &Channel) -> Result<Consumer, lapin::Error> {
@@ -255,6 +269,7 @@ impl QueueConsumer {
 
     async fn halt(&self, shared: &Shared, ended: &CancellationToken) -> Halt {
         let mut intake = shared.intake.subscribe();
+        let mut prefetch = shared.prefetch.subscribe();
         let grown = async {
             if self.window >= self.target {
                 return std::future::pending().await;
@@ -266,6 +281,7 @@ impl QueueConsumer {
             () = ended.cancelled() => Halt::Lost,
             () = shared.stop.cancelled() => Halt::Unwanted,
             _ = intake.wait_for(|intake| !intake.wants(self.queue.lane)) => Halt::Unwanted,
+            _ = prefetch.wait_for(|prefetch| prefetch[self.queue.lane.index()] != self.target) => Halt::Resize,
             () = grown => Halt::Grow,
         }
     }

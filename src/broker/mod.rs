@@ -143,6 +143,19 @@ impl Broker {
         self.shared().slow_start.store(true, Ordering::Relaxed);
     }
 
+    /// Sets the prefetch of a lane's queues, or with `None` goes back to that of the options. One that the options fix stays.
+    pub fn set_prefetch(&self, lane: Lane, prefetch: Option<u16>) {
+        let options = &self.shared().options;
+        let own = options.prefetch[lane.index()];
+        let wanted = match prefetch {
+            Some(prefetch) if !options.fixed_prefetch[lane.index()] => prefetch.max(own),
+            _ => own,
+        };
+        self.shared()
+            .prefetch
+            .send_if_modified(|now| std::mem::replace(&mut now[lane.index()], wanted) != wanted);
+    }
+
     /// Stops taking deliveries of a lane, or goes on.
     pub fn pause_lane(&self, lane: Lane, pause: bool) {
         self.shared()

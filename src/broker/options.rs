@@ -16,6 +16,8 @@ pub struct BrokerOptions {
     pub namespace: String,
     /// The most unsettled deliveries of each queue of a lane, by [`Lane::index`]; at least 1.
     pub prefetch: [u16; 3],
+    /// Lanes whose prefetch stays as it is, since an operator set it.
+    pub fixed_prefetch: [bool; 3],
     /// Apps that have queues of their own.
     pub app_queues: Vec<(Lane, AppName)>,
     /// Heartbeat in seconds. With 10 a frozen worker's jobs came back after 27 s instead of 177 (design, tried).
@@ -53,6 +55,7 @@ impl BrokerOptions {
             url,
             namespace: namespace.into(),
             prefetch: [16, 50, 50],
+            fixed_prefetch: [false; 3],
             app_queues: Vec::new(),
             heartbeat_secs: 10,
             extra_ca: None,

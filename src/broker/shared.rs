@@ -103,6 +103,8 @@ pub(super) struct Shared {
     /// Close everything in good order.
     pub(super) stop: CancellationToken,
     pub(super) intake: watch::Sender<Intake>,
+    /// By lane: what each of its queues may have unsettled.
+    pub(super) prefetch: watch::Sender<[u16; 3]>,
     pub(super) publishing: watch::Sender<PublishState>,
     /// Queues that aren't consumed yet start with one delivery.
     pub(super) slow_start: AtomicBool,
@@ -122,6 +124,8 @@ impl Shared {
         }
         Self {
             slow_start: AtomicBool::new(options.slow_start),
+            // A prefetch of 0 would mean no bound at all.
+            prefetch: watch::Sender::new(options.prefetch.map(|prefetch| prefetch.max(1))),
             options,
             endpoint,
             topology,

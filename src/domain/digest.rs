@@ -91,6 +91,16 @@ impl Job {
     }
 }
 
+impl Message {
+    /// SHA-256 over a canonical form of the content and its options: two messages that have the same would be the same
+    /// call to the same recipient. Kept nowhere, so it may change with a release.
+    pub fn digest(&self) -> [u8; 32] {
+        let mut canon = Canon::new();
+        canon.message(self);
+        canon.0.finalize().into()
+    }
+}
+
 /// The canonical form, hashed while it is written. Every text has its length before it and every value its tag, so
 /// that no two forms run into one; an absent field is not written.
 struct Canon(Sha256);

@@ -73,8 +73,13 @@ fn of_message(facts: &JobFacts, message: &MessageFact, entries: &mut Vec<Entry>)
         );
         entries.push(Entry::new(message.first_call_at, Event::Retried, text));
     }
-    // A batch's calls tell their own claims.
-    if let Some(at) = message.first_call_at.filter(|_| facts.calls.is_empty()) {
+    // Batch calls tell their own claims; after a shared one a send may have been tried alone.
+    let shared = facts.calls.iter().rfind(|call| call.shared);
+    let own = match shared {
+        Some(call) => message.last_call_at.filter(|last| is_another(call.last_call_at, *last)),
+        None => message.first_call_at.filter(|_| facts.calls.is_empty()),
+    };
+    if let Some(at) = own {
         let pair = message.pair.map_or(String::new(), |(seq, random)| {
             format!(", MsgSeq {seq}, MsgRandom {random}")
         });
@@ -171,6 +176,14 @@ fn called(call: &CallFact) -> Entry {
     } else {
         String::new()
     };
+    if call.shared {
+        let text = format!(
+            "claimed for a call that it shares with other sends of the same content (coalesce): {} recipients, MsgSeq {}, \
+             MsgRandom {}",
+            call.members, call.seq, call.random
+        );
+        return Entry::new(Some(call.first_call_at), Event::Called, text);
+    }
     let text = format!(
         "claimed for a batch call: part {}, generation {}, {} recipients, MsgSeq {}, MsgRandom {}{again}",
         call.part, call.generation, call.members, call.seq, call.random

@@ -115,6 +115,19 @@ impl ImError {
         Self::without_code(command, ImErrorKind::Deadline, false, text)
     }
 
+    /// A recipient's own code in the list of failures of a batch call that reached others. The service has decided, so it
+    /// leaves nothing open.
+    pub fn listed(code: ErrorCode) -> Self {
+        let class = match error_code::class_in_error_list(code) {
+            ErrorClass::Ambiguous => ErrorClass::Transient,
+            class => class,
+        };
+        Self {
+            class,
+            ..Self::refused(Command::BatchSendMsg, code, "")
+        }
+    }
+
     /// A code other than 0 that the service answered.
     pub(super) fn refused(command: Command, code: ErrorCode, info: &str) -> Self {
         let text = match (printable(info), error_code::lookup(code)) {

@@ -337,28 +337,28 @@ pub(super) fn parse_id(id: &str) -> Result<JobId, StoreError> {
 }
 
 /// The claims as columns.
-struct Columns<'a> {
-    ids: Vec<&'a str>,
-    digests: Vec<&'a [u8]>,
-    types: Vec<i16>,
-    apps: Vec<&'a str>,
-    groups: Vec<Option<&'a str>>,
-    lanes: Vec<i16>,
-    from: Vec<&'a str>,
-    to: Vec<&'a str>,
-    send_at: Vec<Option<DateTime<Utc>>>,
-    expires_at: Vec<Option<DateTime<Utc>>>,
-    on_unknown: Vec<i16>,
-    seq: Vec<i64>,
-    random: Vec<i64>,
-    encoder: Vec<i16>,
-    tokens: Vec<Uuid>,
-    expired: Vec<bool>,
-    online_only: Vec<bool>,
+pub(super) struct Columns<'a> {
+    pub(super) ids: Vec<&'a str>,
+    pub(super) digests: Vec<&'a [u8]>,
+    pub(super) types: Vec<i16>,
+    pub(super) apps: Vec<&'a str>,
+    pub(super) groups: Vec<Option<&'a str>>,
+    pub(super) lanes: Vec<i16>,
+    pub(super) from: Vec<&'a str>,
+    pub(super) to: Vec<&'a str>,
+    pub(super) send_at: Vec<Option<DateTime<Utc>>>,
+    pub(super) expires_at: Vec<Option<DateTime<Utc>>>,
+    pub(super) on_unknown: Vec<i16>,
+    pub(super) seq: Vec<i64>,
+    pub(super) random: Vec<i64>,
+    pub(super) encoder: Vec<i16>,
+    pub(super) tokens: Vec<Uuid>,
+    pub(super) expired: Vec<bool>,
+    pub(super) online_only: Vec<bool>,
 }
 
 impl<'a> Columns<'a> {
-    fn of(claims: &[&'a NewClaim]) -> Self {
+    pub(super) fn of(claims: &[&'a NewClaim]) -> Self {
         Self {
             ids: claims.iter().map(|c| c.id.as_str()).collect(),
             digests: claims.iter().map(|c| c.digest.as_slice()).collect(),

@@ -29,6 +29,8 @@ pub struct Doubt {
     pub members: Vec<DoubtfulMember>,
     /// How many members the call had.
     pub called: usize,
+    /// The call was shared with other jobs: it can't be repeated for this one, and its pair is taken.
+    pub shared: bool,
     /// Since the first call with this pair.
     pub since_first: Duration,
     /// Since the first call with this pair that the service may have accepted.
@@ -134,8 +136,9 @@ impl Store {
                    coalesce(extract(epoch FROM clock_timestamp()
                                                    - least(coalesce(pair_since, first_call_at), last_call_at)), 0)::float8
                        AS "since_pair!",
-                   coalesce(extract(epoch FROM clock_timestamp() - last_call_at), 0)::float8 AS "since_last!"
-            FROM messages WHERE job_id = $1 AND created_at = $2 AND idx = 0 AND state IN (1, 2)
+                   coalesce(extract(epoch FROM clock_timestamp() - last_call_at), 0)::float8 AS "since_last!",
+                   EXISTS (SELECT FROM calls c WHERE c.call_id = m.call_id AND c.token = m.token) AS "shared!"
+            FROM messages m WHERE job_id = $1 AND created_at = $2 AND idx = 0 AND state IN (1, 2)
             "#,
             unit.job.as_str(),
             unit.created_at,
@@ -157,6 +160,7 @@ impl Store {
                 revocation: row.revoke_id,
             }],
             called: 1,
+            shared: row.shared,
             since_first: seconds(row.since_first),
             since_pair: seconds(row.since_pair),
             since_last: seconds(row.since_last),
@@ -218,6 +222,7 @@ impl Store {
                 })
                 .collect(),
             called: call.members.len(),
+            shared: false,
             since_first: seconds(call.since_first),
             since_pair: seconds(call.since_pair),
             since_last: seconds(call.since_last),

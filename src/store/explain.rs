@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::{Postgres, Transaction};
+use uuid::Uuid;
 
 use super::{
     Store, StoreError,
@@ -90,6 +91,8 @@ pub struct MessageFact {
     pub generation: i32,
     /// MsgSeq and MsgRandom of its own call; a batch's are its calls'.
     pub pair: Option<(u32, u32)>,
+    /// The batch call that it was in last.
+    pub call_id: Option<Uuid>,
     /// The first claim with this pair.
     pub first_call_at: Option<DateTime<Utc>>,
     /// The last claim.
@@ -150,6 +153,8 @@ pub struct CallFact {
     pub random: u32,
     /// Recipients.
     pub members: u64,
+    /// Several jobs share it.
+    pub shared: bool,
     /// The first claim.
     pub first_call_at: DateTime<Utc>,
     /// The last claim.
@@ -272,6 +277,7 @@ impl Store {
         };
         // What is asked about: one message, or all.
         let idx = message.as_ref().map(|message| message.idx);
+        let call_id = message.as_ref().and_then(|message| message.call_id);
         let revoke_id = message.as_ref().and_then(|message| message.revoke_id.as_deref());
         let (work, work_rows) = work(&mut tx, id, idx).await?;
         Ok(Some(JobFacts {
@@ -297,7 +303,7 @@ impl Store {
             now: row.now,
             work,
             work_rows,
-            calls: calls(&mut tx, id, idx).await?,
+            calls: calls(&mut tx, id, idx, call_id).await?,
             attempts: attempts(&mut tx, id, row.created_at, idx).await?,
             keys: keys(&mut tx, id, idx).await?,
             tombstones: if job_type == JobType::Revoke {
@@ -332,7 +338,7 @@ async fn message(
     to: Option<&AccountId>,
 ) -> Result<Option<MessageFact>, StoreError> {
     let row = sqlx::query!(
-        "SELECT idx, from_account, to_account, state, attempts, generation, seq, random, first_call_at, last_call_at,
+        "SELECT idx, from_account, to_account, state, attempts, generation, seq, random, call_id, first_call_at, last_call_at,
                 call_by, msg_key, sent_at, error_code, error_message, revoke_id, revoke_state, revoke_error, revoked_at
          FROM messages WHERE job_id = $1 AND created_at = $2 AND ($3::text IS NULL OR to_account = $3) LIMIT 1",
         id.as_str(),
@@ -351,6 +357,7 @@ async fn message(
             attempts: row.attempts.max(0) as u32,
             generation: row.generation,
             pair: row.seq.zip(row.random).map(|(seq, random)| (seq as u32, random as u32)),
+            call_id: row.call_id,
             first_call_at: row.first_call_at,
             last_call_at: row.last_call_at,
             call_by: row.call_by,
@@ -413,16 +420,20 @@ async fn calls(
     tx: &mut Transaction<'static, Postgres>,
     id: &JobId,
     idx: Option<i32>,
+    call_id: Option<Uuid>,
 ) -> Result<Vec<CallFact>, StoreError> {
     let rows = sqlx::query!(
         r#"
-        SELECT part, generation, seq, random, cardinality(members) AS "members!", first_call_at, last_call_at
-        FROM calls WHERE job_id = $1 AND ($2::int4 IS NULL OR $2 = ANY (members))
+        SELECT part, generation, seq, random, coalesce(cardinality(jobs), cardinality(members)) AS "members!",
+               jobs IS NOT NULL AS "shared!", first_call_at, last_call_at
+        FROM calls
+        WHERE (job_id = $1 AND jobs IS NULL AND ($2::int4 IS NULL OR $2 = ANY (members))) OR (jobs IS NOT NULL AND call_id = $4)
         ORDER BY first_call_at LIMIT $3
         "#,
         id.as_str(),
         idx,
         MOST_ROWS,
+        call_id,
     )
     .fetch_all(&mut **tx)
     .await
@@ -433,6 +444,7 @@ async fn calls(
         seq: row.seq as u32,
         random: row.random as u32,
         members: unsigned(row.members.into()),
+        shared: row.shared,
         first_call_at: row.first_call_at,
         last_call_at: row.last_call_at,
     });

@@ -15,6 +15,8 @@ mod doubts;
 mod durability;
 mod error;
 mod explain;
+mod group_repeats;
+mod groups;
 mod handover;
 mod outbox;
 mod outcomes;
@@ -59,6 +61,8 @@ pub use error::StoreError;
 pub use explain::{
     AttemptFact, CallFact, JobFacts, KeyFact, MessageFact, OutboxFact, RevocationFact, RevocationTarget, WorkFact,
 };
+pub use group_repeats::{AbsentCall, RepeatedCall, RepeatedMember};
+pub use groups::{DueMember, SharedCall};
 pub use handover::{HandedOver, Handover, SecondDelivery};
 pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
 pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, Settlement, SingleOutcome};

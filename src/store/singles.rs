@@ -84,7 +84,7 @@ impl Store {
             .map_err(|error| StoreError::query("begin the claim of a single", error))?;
         let row = sqlx::query!(
             r#"
-            SELECT m.state, m.from_account, m.to_account, m.seq, m.random, m.encoder, m.attempts, m.generation, m.msg_key,
+            SELECT m.state, m.from_account, m.to_account, m.seq, m.random, m.encoder, m.call_id, m.attempts, m.generation, m.msg_key,
                    m.msg_time, m.error_code, m.error_message, m.revoke_id,
                    (SELECT t.id FROM revocations t
                     WHERE t.target_job = m.job_id AND (t.to_accounts IS NULL OR m.to_account = ANY (t.to_accounts))
@@ -144,7 +144,8 @@ impl Store {
             }
         }
         let pair = match (row.seq, row.random) {
-            (Some(seq), Some(random)) if row.encoder == Some(encoder) => CallPair {
+            // A shared call's pair stays that call's: it reached others, or would be taken for a repeat of it.
+            (Some(seq), Some(random)) if row.encoder == Some(encoder) && row.call_id.is_none() => CallPair {
                 seq: seq as u32,
                 random: random as u32,
             },

@@ -270,9 +270,9 @@ impl VerifyWalk {
                     coalesce(extract(epoch FROM m.last_call_at), 0)::int8 AS last_call,
                     greatest(coalesce(extract(epoch FROM clock_timestamp() - m.last_call_at), 0), 0)::float8 AS age,
                     array(SELECT c.seq FROM calls c WHERE c.job_id = m.job_id AND c.part = m.idx / 500
-                          AND m.idx = ANY (c.members) ORDER BY c.call_id) AS seqs,
+                          AND m.idx = ANY (c.members) OR c.call_id = m.call_id ORDER BY c.call_id) AS seqs,
                     array(SELECT c.random FROM calls c WHERE c.job_id = m.job_id AND c.part = m.idx / 500
-                          AND m.idx = ANY (c.members) ORDER BY c.call_id) AS randoms,
+                          AND m.idx = ANY (c.members) OR c.call_id = m.call_id ORDER BY c.call_id) AS randoms,
                     array(SELECT k.msg_key FROM message_keys k
                           WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL) AS further_keys
              FROM verify_scope s

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     app::App,
     cache::JobCache,
+    coalesce::Coalescer,
     events::Events,
     gate::{Closed, Pass},
     group_commit::{CommitError, GroupCommit},
@@ -142,6 +143,8 @@ pub(crate) struct Context {
     /// Bodies over 1 MB are decoded one at a time.
     pub(super) large: Semaphore,
     pub(super) cache: JobCache,
+    /// Sends that wait, alone or for company.
+    pub(super) coalescer: Coalescer,
     pub(super) events: Events,
     pub(super) metrics: Arc<Metrics>,
     /// Something is due, or will be soon.
@@ -253,6 +256,7 @@ impl Context {
                 .map(|permits| Arc::new(Semaphore::new(permits as usize))),
             large: Semaphore::new(1),
             cache: JobCache::default(),
+            coalescer: Coalescer::default(),
             metrics: parts.metrics,
             due: Notify::new(),
             outbox: Notify::new(),

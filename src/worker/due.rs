@@ -23,7 +23,10 @@ use super::{
 };
 use crate::{
     broker::Properties,
-    domain::{AppName, Command, Lane, job::Job},
+    domain::{
+        AppName, Command, Lane,
+        job::{Job, MAX_CALL_RECIPIENTS},
+    },
     store::{Room, StoredJob, WorkKind, WorkUnit},
 };
 
@@ -33,6 +36,8 @@ pub(super) const LEASE: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(250);
 /// Rows that a worker holds at most for one command, app and lane, whatever the limit.
 const MOST_HELD: u32 = 256;
+/// Rows that a worker holds at most where they wait to be merged (design: 2,000, as of deliveries).
+const MOST_MERGING: u32 = 2_000;
 /// How often a row's owner may die with it in its hands before the job counts as poison.
 const MOST_TAKEOVERS: u32 = 20;
 
@@ -125,12 +130,18 @@ fn rooms(ctx: &Context, held: &Held) -> Vec<Room> {
                     continue;
                 }
                 let holding = held.counter(&(command, app.name.clone(), lane)).load(Ordering::Relaxed);
-                if holding < most {
+                let merging = if command == Command::SendMsg {
+                    ctx.coalescer.merging(&app.name, lane)
+                } else {
+                    0
+                };
+                let rows = room(most, holding, merging);
+                if rows > 0 {
                     rooms.push(Room {
                         command,
                         app: app.name.clone(),
                         lane,
-                        rows: most - holding,
+                        rows,
                     });
                 }
             }
@@ -147,6 +158,19 @@ fn most_held(calls_per_second: f64) -> u32 {
     ((calls_per_second / 4.0).ceil() as u32)
         .saturating_add(1)
         .clamp(2, MOST_HELD)
+}
+
+/// How many rows more: sends that wait to be merged don't count, and where there are many, a whole call's worth more may
+/// be like them.
+fn room(most: u32, holding: u32, merging: u32) -> u32 {
+    let more = if merging > most / 2 {
+        MAX_CALL_RECIPIENTS as u32
+    } else {
+        0
+    };
+    (most + more)
+        .saturating_sub(holding.saturating_sub(merging))
+        .min(MOST_MERGING.max(most).saturating_sub(holding))
 }
 
 fn start(ctx: &Arc<Context>, held: &Held, tasks: &TaskTracker, units: Vec<WorkUnit>) {
@@ -323,5 +347,15 @@ mod tests {
         assert_eq!(most_held(0.4), 2);
         assert_eq!(most_held(0.0), MOST_HELD);
         assert_eq!(most_held(1e6), MOST_HELD);
+    }
+
+    #[test]
+    fn what_waits_to_be_merged_needs_no_room_of_its_own_up_to_a_bound() {
+        assert_eq!(room(51, 20, 0), 31);
+        assert_eq!(room(51, 51, 0), 0);
+        assert_eq!(room(51, 51, 40), 51 + 500 - 11);
+        assert_eq!(room(51, 1_900, 1_850), 100);
+        assert_eq!(room(51, 2_000, 1_950), 0);
+        assert_eq!(room(256, 300, 0), 0);
     }
 }

@@ -6,6 +6,7 @@
 
 mod app;
 mod cache;
+mod coalesce;
 mod context;
 mod delivery;
 mod due;
@@ -162,6 +163,7 @@ async fn pulse(ctx: Arc<Context>) {
             }
             continue;
         }
+        ctx.coalescer.settle_down(&ctx);
         if beats.is_multiple_of(COUNT_EVERY) {
             if let Err(error) = ctx.store.keep_run(&ctx.run).await {
                 tracing::debug!(%error, "it could not be said that this worker goes on");

@@ -15,7 +15,7 @@ use crate::{
     domain::{
         Lane,
         job::Job,
-        policy::{self, CapScope, Gate, LanePolicy},
+        policy::{self, CapScope, Gate, LanePolicy, SendWindow},
     },
     store::{Opening, Store, WorkUnit},
 };
@@ -41,6 +41,11 @@ impl Context {
             }
         };
         Some(opening(at, job.expires_at, now))
+    }
+
+    /// Whether what has this window of its own, and obeys its lane's, may go out now.
+    pub(super) fn window_is_open(&self, own: Option<&SendWindow>, lane: Lane) -> bool {
+        policy::windows(own, &self.policies.load()[lane.index()], Utc::now()) == Gate::Open
     }
 
     /// The caps that hold for a job.

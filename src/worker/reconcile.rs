@@ -195,7 +195,8 @@ impl Inquiry<'_> {
             verdict.events.push(self.found_event(&found));
             verdict.note = Some(self.note("found", "the history shows the message: it had been sent"));
         }
-        let partial = self.batch && (!found.is_empty() || doubt.members.len() < doubt.called);
+        // Of a shared call nobody here knows whom else it reached.
+        let partial = doubt.shared || self.batch && (!found.is_empty() || doubt.members.len() < doubt.called);
         verdict.found = found;
         if let Some(after) = later {
             verdict.next = DoubtNext::Look {
@@ -314,6 +315,10 @@ impl Inquiry<'_> {
             };
         } else {
             verdict.next = later;
+            if doubt.shared {
+                self.settle(verdict).await?;
+                return super::coalesce::repeat(ctx, unit, self.app, REPEAT_UNTIL).await;
+            }
         }
         self.settle(verdict).await
     }

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     app::App,
+    coalesce::{self, Answer, Content},
     context::{CallFailure, Context, Errand, Halt},
     delivery::{Fault, Verdict, hand_over, hand_over_until, parcel},
     events::{About, Facts, single_call},
@@ -166,7 +167,7 @@ pub(super) fn about(job: &Job, from: Option<AccountId>) -> About {
 }
 
 /// A claim under way: everything that its outcome needs.
-struct Claimed<'a> {
+pub(super) struct Claimed<'a> {
     ctx: &'a Arc<Context>,
     delivery: &'a Delivery,
     job: &'a Job,
@@ -191,6 +192,20 @@ pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) 
     {
         return hand_over(ctx, delivery, job, Duration::ZERO).await;
     }
+    match Content::of(job, &single.from) {
+        Some(content) => coalesce::deliver(ctx, delivery, job, app, single, content).await,
+        None => alone(ctx, delivery, job, app, single).await,
+    }
+}
+
+/// Carries it out with a call of its own.
+pub(super) async fn alone(
+    ctx: &Arc<Context>,
+    delivery: &Delivery,
+    job: &Job,
+    app: &App,
+    single: Single<'_>,
+) -> Result<Verdict, Halt> {
     let _permit = ctx.permit(delivery.lane).await?;
     if let Some(wait) = Context::gate_wait(app) {
         return hand_over(ctx, delivery, job, wait).await;
@@ -201,16 +216,12 @@ pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) 
         }
         return hand_over(ctx, delivery, job, Duration::ZERO).await;
     };
-    if ctx.stopping.is_cancelled() {
-        return Ok(Verdict::Leave);
-    }
-    if let Some(opening) = ctx.closed_window(job, delivery.lane) {
-        drop(slot);
-        return hand_over_until(ctx, delivery, job, opening).await;
-    }
-    let pair = pair::derive(&job.app, &job.id, 0, single.to.as_str(), 0, single.message);
-    let token = Uuid::new_v4();
-    let claim = NewClaim {
+    with_slot(ctx, delivery, job, app, single, slot).await
+}
+
+/// The claim of a job for its first call, still without that call's token and pair.
+pub(super) fn new_claim(delivery: &Delivery, job: &Job, single: &Single<'_>) -> NewClaim {
+    NewClaim {
         id: job.id.clone(),
         digest: job.digest(),
         job_type: record::type_number(&job.task),
@@ -222,12 +233,38 @@ pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) 
         send_at: job.send_at,
         expires_at: job.expires_at,
         on_unknown: record::on_unknown_number(job.on_unknown),
-        seq: pair.seq,
-        random: pair.random,
+        seq: 0,
+        random: 0,
         encoder: ENCODER_VERSION,
-        token,
+        token: Uuid::nil(),
         expired: job.expires_at.is_some_and(|at| at <= Utc::now()),
         online_only: job.is_online_only(),
+    }
+}
+
+/// Claims it and makes its call with a slot.
+pub(super) async fn with_slot(
+    ctx: &Arc<Context>,
+    delivery: &Delivery,
+    job: &Job,
+    app: &App,
+    single: Single<'_>,
+    slot: Slot,
+) -> Result<Verdict, Halt> {
+    if ctx.stopping.is_cancelled() {
+        return Ok(Verdict::Leave);
+    }
+    if let Some(opening) = ctx.closed_window(job, delivery.lane) {
+        drop(slot);
+        return hand_over_until(ctx, delivery, job, opening).await;
+    }
+    let pair = pair::derive(&job.app, &job.id, 0, single.to.as_str(), 0, single.message);
+    let token = Uuid::new_v4();
+    let claim = NewClaim {
+        seq: pair.seq,
+        random: pair.random,
+        token,
+        ..new_claim(delivery, job, &single)
     };
     // From before the statement was sent: the database's own three seconds begin later.
     let deadline = Instant::now() + CALL_WINDOW;
@@ -235,45 +272,72 @@ pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) 
     super::fault::point("claim.before").await;
     let verdict = ctx.insist(|| ctx.claims[high].submit(claim.clone())).await?;
     super::fault::point("claim.after").await;
-    let about = || about(job, Some(single.from.clone())).replying(&delivery.properties);
+    match decided(ctx, delivery, job, app, single, verdict, token).await? {
+        Decision::Call(claimed) => claimed.call(slot, pair, deadline).await,
+        Decision::Existing(single, existing) => {
+            drop(slot);
+            existing_job(ctx, delivery, job, &single, *existing).await
+        }
+        Decision::Done(verdict) => Ok(verdict),
+    }
+}
+
+/// What follows a claim.
+pub(super) enum Decision<'a> {
+    /// The call.
+    Call(Claimed<'a>),
+    /// The id is on record already.
+    Existing(Single<'a>, Box<ExistingJob>),
+    /// Nothing: it has ended.
+    Done(Verdict),
+}
+
+/// Reads a claim's verdict; what it ended is told at once.
+pub(super) async fn decided<'a>(
+    ctx: &'a Arc<Context>,
+    delivery: &'a Delivery,
+    job: &'a Job,
+    app: &'a App,
+    single: Single<'a>,
+    verdict: ClaimVerdict,
+    token: Uuid,
+) -> Result<Decision<'a>, Halt> {
     let facts = || Facts {
         to: Some(single.to.clone()),
         ..Facts::default()
     };
-    let created_at = match verdict {
-        ClaimVerdict::Claimed { created_at } => created_at,
+    let claimed = |single, created_at| {
+        Decision::Call(Claimed {
+            ctx,
+            delivery,
+            job,
+            app,
+            single,
+            token,
+            created_at,
+        })
+    };
+    let (outcome, facts) = match verdict {
+        ClaimVerdict::Claimed { created_at } => return Ok(claimed(single, created_at)),
+        ClaimVerdict::Existing(existing) => {
+            // Its COMMIT may have succeeded and only the answer been lost.
+            return Ok(match own_claim(&existing, token) {
+                Some(created_at) => claimed(single, created_at),
+                None => Decision::Existing(single, existing),
+            });
+        }
         ClaimVerdict::Cancelled { revocation } => {
             let facts = Facts {
                 revocation: Some(revocation),
                 ..facts()
             };
-            let event = ctx.events.build(&about(), &single_call(0), Outcome::Cancelled, facts);
-            return finish(ctx, job, Outcome::Cancelled, &event).await;
+            (Outcome::Cancelled, facts)
         }
-        ClaimVerdict::Expired => {
-            let event = ctx.events.build(&about(), &single_call(0), Outcome::Expired, facts());
-            return finish(ctx, job, Outcome::Expired, &event).await;
-        }
-        ClaimVerdict::Existing(existing) => {
-            // Its COMMIT may have succeeded and only the answer been lost.
-            let Some(created_at) = own_claim(&existing, token) else {
-                drop(slot);
-                return existing_job(ctx, delivery, job, &single, *existing).await;
-            };
-            created_at
-        }
+        ClaimVerdict::Expired => (Outcome::Expired, facts()),
     };
-    Claimed {
-        ctx,
-        delivery,
-        job,
-        app,
-        single,
-        token,
-        created_at,
-    }
-    .call(slot, pair, deadline)
-    .await
+    let about = about(job, Some(single.from.clone())).replying(&delivery.properties);
+    let event = ctx.events.build(&about, &single_call(0), outcome, facts);
+    Ok(Decision::Done(finish(ctx, job, outcome, &event).await?))
 }
 
 fn own_claim(existing: &ExistingJob, token: Uuid) -> Option<chrono::DateTime<Utc>> {
@@ -286,7 +350,6 @@ impl Claimed<'_> {
         let Self {
             ctx,
             delivery,
-            job,
             app,
             single,
             ..
@@ -294,30 +357,51 @@ impl Claimed<'_> {
         super::fault::point("call.before").await;
         let result = single.call(ctx, app, delivery.lane, slot, pair, deadline).await;
         super::fault::point("call.after").await;
-        // From here on a refusal of the database leaves the delivery unacknowledged: its next one is reconciled.
-        let recorded = match result {
+        self.left_open(match result {
             Ok(accepted) => self.accepted(accepted).await,
-            Err(CallFailure::TooLate) => {
-                self.settle(
-                    SingleOutcome::Retry {
-                        after: Duration::ZERO,
-                        counts: false,
-                    },
-                    None,
-                    None,
-                )
-                .await
+            Err(CallFailure::TooLate) => self.not_called().await,
+            Err(CallFailure::Im(error)) => self.judged(ctx.judge(app, &error, 1), &error).await,
+        })
+    }
+
+    /// Records what a shared call's answer is to this job; `None`: nobody knows.
+    pub(super) async fn shared(&self, answer: Option<Answer>) -> Result<Verdict, Halt> {
+        let (ctx, app) = (self.ctx, self.app);
+        self.left_open(match answer {
+            Some(Answer::Accepted(accepted)) => self.accepted(accepted).await,
+            Some(Answer::TooLate) => self.not_called().await,
+            Some(Answer::Failed(error)) => self.judged(ctx.judge(app, &error, 1), &error).await,
+            Some(Answer::Listed(code)) => {
+                let error = ImError::listed(code);
+                self.judged(ctx.judge(app, &error, 1), &error).await
             }
-            Err(CallFailure::Im(error)) => self.refused(&error).await,
-        };
+            Some(Answer::Apart(error)) => self.judged(coalesce::APART, &error).await,
+            None => {
+                let after = ctx.timing.quiet();
+                self.settle(SingleOutcome::Doubt { after }, None, None).await
+            }
+        })
+    }
+
+    /// From its call on a refusal of the database leaves the delivery unacknowledged: its next one is reconciled.
+    fn left_open(&self, recorded: Result<Verdict, Halt>) -> Result<Verdict, Halt> {
         match recorded {
             Err(Halt::Store(error)) => {
-                tracing::error!(job.id = %job.id, error = &*error as &dyn std::error::Error,
+                tracing::error!(job.id = %self.job.id, error = &*error as &dyn std::error::Error,
                                 "an outcome could not be recorded: its next delivery is reconciled");
                 Ok(Verdict::Leave)
             }
             other => other,
         }
+    }
+
+    /// Its slot came too late: nothing was written.
+    async fn not_called(&self) -> Result<Verdict, Halt> {
+        let again = SingleOutcome::Retry {
+            after: Duration::ZERO,
+            counts: false,
+        };
+        self.settle(again, None, None).await
     }
 
     async fn accepted(&self, accepted: Accepted) -> Result<Verdict, Halt> {
@@ -363,11 +447,9 @@ impl Claimed<'_> {
         }
     }
 
-    async fn refused(&self, error: &ImError) -> Result<Verdict, Halt> {
-        let Self {
-            ctx, job, app, single, ..
-        } = self;
-        match ctx.judge(app, error, 1) {
+    async fn judged(&self, judgement: Judgement, error: &ImError) -> Result<Verdict, Halt> {
+        let Self { ctx, job, single, .. } = self;
+        match judgement {
             Judgement::Retry { after, counts } => {
                 let note = counts.then(|| note(error, 1));
                 self.settle(

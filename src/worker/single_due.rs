@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::{
     app::App,
     cache::LoadedJob,
+    coalesce::{self, Answer, Claim, Content, GroupVerdict, Place, Turn},
     context::{CallFailure, Context, Halt},
     due::{give_back, load},
     events::{About, Facts, single_call},
@@ -19,11 +20,12 @@ use super::{
     single::{Accepted, Single, about, end_outcome, note},
 };
 use crate::{
+    budget::Slot,
     domain::{AccountId, Command, JobId, MessageState, event::Outcome},
-    im::ENCODER_VERSION,
+    im::{ENCODER_VERSION, ImError},
     store::{
-        CALL_WINDOW, CAPPED, CapRule, FinalSingle, Holder, OutboxEvent, OutboxLetter, Recorded, Settlement,
-        SingleClaim, SingleOutcome, SuppressedMembers, WorkUnit,
+        CALL_WINDOW, CAPPED, CapRule, DueMember, FinalSingle, Holder, OutboxEvent, OutboxLetter, Recorded,
+        RepeatedMember, Settlement, SingleClaim, SingleOutcome, SuppressedMembers, WorkUnit,
     },
 };
 
@@ -84,14 +86,47 @@ pub(super) async fn end_as(ctx: &Arc<Context>, unit: &WorkUnit, error: (String, 
     due.settle(&settlement).await
 }
 
+/// Records what the repeated answer of a shared call is to one of its members.
+pub(super) async fn settle_shared(
+    ctx: &Arc<Context>,
+    member: &RepeatedMember,
+    token: Uuid,
+    answer: Answer,
+) -> Result<(), Halt> {
+    let unit = &member.unit;
+    let Some(loaded) = load(ctx, unit).await? else {
+        return Ok(());
+    };
+    let Some(app) = ctx.apps.get(&unit.app) else {
+        return Ok(());
+    };
+    let Some(single) = Single::of(&loaded.job, app) else {
+        return Ok(());
+    };
+    let due = Due {
+        ctx,
+        unit,
+        loaded: &loaded,
+        app,
+        single,
+    };
+    let DueMember { attempt, generation } = member.claim;
+    let mut settlement = due.shared(token, attempt, generation, Some(answer));
+    if let SingleOutcome::Retry { .. } = settlement.outcome {
+        // This call wasn't carried out, but whether the first was is as open as before.
+        settlement.outcome = SingleOutcome::Doubt { after: FIRST_LOOK };
+    }
+    due.settle(&settlement).await
+}
+
 impl Due<'_> {
     async fn run(&self) -> Result<(), Halt> {
         let Self {
             ctx,
             unit,
             loaded,
-            app,
             single,
+            ..
         } = self;
         if loaded.job.expires_at.is_some_and(|at| at <= Utc::now()) {
             return self.expire().await;
@@ -99,6 +134,65 @@ impl Due<'_> {
         if ctx.waits_for_window(&loaded.job, unit).await? {
             return Ok(());
         }
+        // What failed once, is in doubt, or is capped goes alone.
+        let fresh =
+            unit.attempts == 0 && single.command == Command::SendMsg && ctx.caps(&loaded.job, unit.lane).is_empty();
+        if let Some(content) = fresh.then(|| Content::of(&loaded.job, &single.from)).flatten() {
+            return self.coalesced(content).await;
+        }
+        self.alone().await
+    }
+
+    /// Delivers it alone or in company.
+    async fn coalesced(&self, content: Content) -> Result<(), Halt> {
+        let Self {
+            ctx,
+            unit,
+            loaded,
+            app,
+            single,
+        } = self;
+        let place = Place {
+            app,
+            lane: unit.lane,
+            group: unit.group.as_ref(),
+            content,
+            message: single.message,
+            window: loaded.job.send_window,
+            job: &loaded.job.id,
+            to: single.to,
+        };
+        match coalesce::turn(ctx, place, Claim::Due(Box::new((*unit).clone()))).await {
+            Turn::Alone { permit, slot } => {
+                let _permit = permit;
+                self.with_slot(slot).await
+            }
+            Turn::Shared {
+                verdict: GroupVerdict::Due(member),
+                token,
+                answer,
+            } => {
+                let answer = answer.await.ok();
+                let settlement = self.shared(token, member.attempt, member.generation, answer);
+                self.settle(&settlement).await
+            }
+            Turn::Again | Turn::Shared { .. } => self.alone().await,
+            Turn::Later(wait) => {
+                give_back(ctx, unit, wait).await;
+                Ok(())
+            }
+            Turn::GivenUp | Turn::Stopping => {
+                give_back(ctx, unit, Duration::ZERO).await;
+                Ok(())
+            }
+        }
+    }
+
+    /// Delivers it with a call of its own.
+    async fn alone(&self) -> Result<(), Halt> {
+        let Self {
+            ctx, unit, app, single, ..
+        } = self;
         let _permit = ctx.permit(unit.lane).await?;
         if let Some(wait) = Context::gate_wait(app) {
             give_back(ctx, unit, wait).await;
@@ -108,6 +202,18 @@ impl Due<'_> {
             give_back(ctx, unit, Duration::ZERO).await;
             return Ok(());
         };
+        self.with_slot(slot).await
+    }
+
+    /// Claims it and makes its call with a slot.
+    async fn with_slot(&self, slot: Slot) -> Result<(), Halt> {
+        let Self {
+            ctx,
+            unit,
+            loaded,
+            app,
+            single,
+        } = self;
         if ctx.stopping.is_cancelled() || ctx.waits_for_window(&loaded.job, unit).await? {
             return Ok(());
         }
@@ -164,55 +270,85 @@ impl Due<'_> {
 
     /// What a call's result writes.
     fn judged(&self, token: Uuid, attempt: u32, generation: i32, result: Result<Accepted, CallFailure>) -> Settlement {
+        match result {
+            Ok(accepted) => self.accepted(token, attempt, generation, accepted),
+            Err(CallFailure::TooLate) => self.not_called(token),
+            Err(CallFailure::Im(error)) => {
+                let judgement = self.ctx.judge(self.app, &error, self.unit.attempts + 1);
+                self.refused(token, attempt, generation, judgement, &error)
+            }
+        }
+    }
+
+    /// What a shared call's answer writes; `None`: nobody knows.
+    fn shared(&self, token: Uuid, attempt: u32, generation: i32, answer: Option<Answer>) -> Settlement {
+        let judge = |error: &ImError| self.ctx.judge(self.app, error, self.unit.attempts + 1);
+        let (judgement, error) = match answer {
+            Some(Answer::Accepted(accepted)) => return self.accepted(token, attempt, generation, accepted),
+            Some(Answer::TooLate) => return self.not_called(token),
+            None => {
+                let mut settlement = self.settlement(Some(token));
+                settlement.outcome = SingleOutcome::Doubt {
+                    after: self.ctx.timing.quiet(),
+                };
+                return settlement;
+            }
+            Some(Answer::Failed(error)) => (judge(&error), error),
+            Some(Answer::Apart(error)) => (coalesce::APART, error),
+            Some(Answer::Listed(code)) => {
+                let error = Arc::new(ImError::listed(code));
+                (judge(&error), error)
+            }
+        };
+        self.refused(token, attempt, generation, judgement, &error)
+    }
+
+    fn accepted(&self, token: Uuid, attempt: u32, generation: i32, accepted: Accepted) -> Settlement {
         let Self {
-            ctx,
-            unit,
-            loaded,
-            app,
-            single,
+            ctx, loaded, single, ..
         } = self;
         let mut settlement = self.settlement(Some(token));
-        let counted = unit.attempts + 1;
-        match result {
-            Ok(accepted) => {
-                let facts = Facts {
-                    to: Some(single.to.clone()),
-                    msg_key: Some(accepted.msg_key.clone()),
-                    msg_time: accepted.msg_time,
-                    attempts: attempt,
-                    ..Facts::default()
-                };
-                settlement.event = Some(self.event(generation, single.success(), facts));
-                settlement.outcome = SingleOutcome::Sent {
-                    msg_key: accepted.msg_key,
-                    msg_time: accepted.msg_time,
-                };
-                ctx.metrics.outcome(loaded.job.job_type(), single.success(), 1);
+        let facts = Facts {
+            to: Some(single.to.clone()),
+            msg_key: Some(accepted.msg_key.clone()),
+            msg_time: accepted.msg_time,
+            attempts: attempt,
+            ..Facts::default()
+        };
+        settlement.event = Some(self.event(generation, single.success(), facts));
+        settlement.outcome = SingleOutcome::Sent {
+            msg_key: accepted.msg_key,
+            msg_time: accepted.msg_time,
+        };
+        ctx.metrics.outcome(loaded.job.job_type(), single.success(), 1);
+        settlement
+    }
+
+    /// Its slot came too late: nothing was written.
+    fn not_called(&self, token: Uuid) -> Settlement {
+        let mut settlement = self.settlement(Some(token));
+        settlement.outcome = SingleOutcome::Retry {
+            after: Duration::ZERO,
+            counts: false,
+        };
+        settlement
+    }
+
+    fn refused(&self, token: Uuid, attempt: u32, generation: i32, judgement: Judgement, error: &ImError) -> Settlement {
+        let mut settlement = self.settlement(Some(token));
+        settlement.error = Some((error.word(), error.text.clone()));
+        settlement.note = Some(note(error, attempt));
+        match judgement {
+            Judgement::Retry { after, counts } => {
+                settlement.outcome = SingleOutcome::Retry { after, counts };
+                settlement.note = settlement.note.filter(|_| counts);
             }
-            Err(CallFailure::TooLate) => {
-                settlement.outcome = SingleOutcome::Retry {
-                    after: Duration::ZERO,
-                    counts: false,
-                };
+            Judgement::Doubt => settlement.outcome = SingleOutcome::Doubt { after: FIRST_LOOK },
+            Judgement::Fail { code, message, .. } => {
+                settlement.outcome = SingleOutcome::Failed;
+                settlement.error = Some((code, message));
+                self.failed(&mut settlement, generation, attempt);
             }
-            Err(CallFailure::Im(error)) => match ctx.judge(app, &error, counted) {
-                Judgement::Retry { after, counts } => {
-                    settlement.outcome = SingleOutcome::Retry { after, counts };
-                    settlement.error = Some((error.word(), error.text.clone()));
-                    settlement.note = counts.then(|| note(&error, attempt));
-                }
-                Judgement::Doubt => {
-                    settlement.outcome = SingleOutcome::Doubt { after: FIRST_LOOK };
-                    settlement.error = Some((error.word(), error.text.clone()));
-                    settlement.note = Some(note(&error, attempt));
-                }
-                Judgement::Fail { code, message, .. } => {
-                    settlement.outcome = SingleOutcome::Failed;
-                    settlement.error = Some((code, message));
-                    settlement.note = Some(note(&error, attempt));
-                    self.failed(&mut settlement, generation, attempt);
-                }
-            },
         }
         settlement
     }

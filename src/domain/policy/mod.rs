@@ -42,7 +42,12 @@ pub fn gate(job: &Job, lane: &LanePolicy, now: DateTime<Utc>) -> Gate {
     if !job.job_type().obeys_policy() {
         return Gate::Open;
     }
-    match (&job.send_window, &lane.send_window) {
+    windows(job.send_window.as_ref(), lane, now)
+}
+
+/// Whether what has this window of its own may go out.
+pub fn windows(own: Option<&SendWindow>, lane: &LanePolicy, now: DateTime<Utc>) -> Gate {
+    match (own, &lane.send_window) {
         (None, None) => Gate::Open,
         (Some(window), None) | (None, Some(window)) => match window.next_opening(now) {
             Some(at) if at <= now => Gate::Open,

@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod budget;
+mod coalescing;
 mod crashes;
 mod doubts;
 mod fleet;

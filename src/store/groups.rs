@@ -1,0 +1,286 @@
+//! Claims of shared calls: sends of several jobs that become one batch call.
+//!
+//! The statement that claims the members fixes the group: it writes the call's row, with its pair and its members' jobs,
+//! and each member's message names it. From then on every member is a single message like any other: its outcome, its
+//! revocation and its reconciliation are its own.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{
+    CallPair, ClaimVerdict, NewClaim, Store, StoreError,
+    claims::{Columns, message_state, parse_id},
+    work::WorkUnit,
+};
+use crate::domain::{AccountId, AppName, Command, GroupName, JobId, MessageState};
+
+/// The `part` of a shared call: it is no part of any job.
+pub(super) const SHARED_PART: i32 = -1;
+
+/// A batch call that several jobs share.
+#[derive(Debug, Clone)]
+pub struct SharedCall {
+    /// Names its row.
+    pub call_id: Uuid,
+    /// Names the claim of every member.
+    pub token: Uuid,
+    /// The app.
+    pub app: AppName,
+    /// The account that the API will use as the sender.
+    pub from: AccountId,
+    /// Its pair, shared with no other call.
+    pub pair: CallPair,
+    /// The version of the encoder that will write the body.
+    pub encoder: i16,
+}
+
+/// A member of a shared call whose job the table owns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DueMember {
+    /// The number of this attempt, from 1.
+    pub attempt: u32,
+    /// The generation.
+    pub generation: i32,
+}
+
+impl Store {
+    /// Claims jobs of deliveries for one shared call, in one statement that also writes the call's row. The verdicts come
+    /// in the order of the claims; `None`: another transaction is committing this id, so it is to be claimed alone.
+    ///
+    /// Ids and recipients must be distinct, and every claim's token and pair the call's.
+    ///
+    /// # Errors
+    /// [`StoreError::Query`], as of [`Store::claim_new`]: the same call may be tried again.
+    pub async fn claim_group(
+        &self,
+        high: bool,
+        call: &SharedCall,
+        claims: &[NewClaim],
+    ) -> Result<Vec<Option<ClaimVerdict>>, StoreError> {
+        let mut order: Vec<&NewClaim> = claims.iter().collect();
+        order.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+        let column = Columns::of(&order);
+        let rows = sqlx::query!(
+            r#"
+            WITH input AS (
+                SELECT * FROM unnest($1::text[], $2::bytea[], $3::int2[], $4::text[], $5::text[], $6::int2[],
+                                     $7::text[], $8::text[], $9::timestamptz[], $10::timestamptz[], $11::int2[],
+                                     $12::bool[], $13::bool[])
+                    AS i(id, digest, type, app, group_name, lane, from_account, to_account, send_at, expires_at,
+                         on_unknown, expired, online_only)
+            ), verdict AS (
+                SELECT i.*, r.id AS revocation
+                FROM input i
+                LEFT JOIN LATERAL (
+                    SELECT t.id FROM revocations t
+                    WHERE t.target_job = i.id AND (t.to_accounts IS NULL OR i.to_account = ANY (t.to_accounts))
+                    UNION ALL
+                    SELECT g.id FROM revocations g
+                    WHERE g.target_group = i.group_name AND g.lifted_at IS NULL AND g.expires_at > now()
+                    LIMIT 1
+                ) r ON true
+            ), job AS (
+                INSERT INTO jobs (id, digest, type, app, group_name, lane, owner, state, total, send_at, expires_at, on_unknown,
+                                  online_only)
+                SELECT id, digest, type, app, group_name, lane, 0, 1, 1, send_at, expires_at, on_unknown, online_only
+                FROM input ORDER BY id
+                ON CONFLICT (id) DO NOTHING
+                RETURNING id, created_at
+            ), message AS (
+                INSERT INTO messages (created_at, job_id, idx, from_account, to_account, state, attempts, token, call_id, seq,
+                                      random, encoder, first_call_at, last_call_at, call_by, revoke_id)
+                SELECT job.created_at, job.id, 0, v.from_account, v.to_account,
+                       CASE WHEN v.revocation IS NOT NULL THEN 5 WHEN v.expired THEN 6 ELSE 1 END,
+                       CASE WHEN c.called THEN 1 ELSE 0 END, $14, CASE WHEN c.called THEN $15::uuid END, $16, $17, $18,
+                       CASE WHEN c.called THEN clock_timestamp() END,
+                       CASE WHEN c.called THEN clock_timestamp() END,
+                       CASE WHEN c.called THEN clock_timestamp() + interval '3 seconds' END,
+                       v.revocation
+                FROM job JOIN verdict v USING (id)
+                CROSS JOIN LATERAL (SELECT v.revocation IS NULL AND NOT v.expired AS called) c
+                RETURNING job_id, state
+            ), call AS (
+                INSERT INTO calls (call_id, created_at, job_id, part, generation, app, command, sender, seq, random, encoder,
+                                   members, jobs, first_call_at, last_call_at, call_by, token)
+                SELECT $15, clock_timestamp(), min(job_id), $19, 0, $20, $21, $22, $16, $17, $18, '{}',
+                       array_agg(job_id ORDER BY job_id COLLATE "C"), clock_timestamp(), clock_timestamp(),
+                       clock_timestamp() + interval '3 seconds', $14
+                FROM message WHERE state = 1 HAVING count(*) > 0
+            )
+            SELECT v.id AS "id!", job.created_at AS "created_at?", v.revocation AS "revocation?", v.expired AS "expired!"
+            FROM verdict v LEFT JOIN job USING (id)
+            "#,
+            &column.ids as &[&str],
+            &column.digests as &[&[u8]],
+            &column.types,
+            &column.apps as &[&str],
+            &column.groups as &[Option<&str>],
+            &column.lanes,
+            &column.from as &[&str],
+            &column.to as &[&str],
+            &column.send_at as &[Option<DateTime<Utc>>],
+            &column.expires_at as &[Option<DateTime<Utc>>],
+            &column.on_unknown,
+            &column.expired,
+            &column.online_only,
+            call.token,
+            call.call_id,
+            i64::from(call.pair.seq),
+            i64::from(call.pair.random),
+            call.encoder,
+            SHARED_PART,
+            call.app.as_str(),
+            Command::BatchSendMsg.index() as i16,
+            call.from.as_str(),
+        )
+        .fetch_all(self.hot(high))
+        .await
+        .map_err(|error| StoreError::query("claim jobs for a shared call", error))?;
+
+        let by_id: HashMap<&str, &NewClaim> = claims.iter().map(|claim| (claim.id.as_str(), claim)).collect();
+        let mut found: HashMap<JobId, ClaimVerdict> = HashMap::with_capacity(claims.len());
+        let mut existing: Vec<(&JobId, &[u8])> = Vec::new();
+        for row in rows {
+            let Some(claim) = by_id.get(row.id.as_str()) else {
+                continue;
+            };
+            let verdict = match (row.created_at, row.revocation) {
+                (None, _) => {
+                    existing.push((&claim.id, claim.digest.as_slice()));
+                    continue;
+                }
+                (Some(_), Some(revocation)) => ClaimVerdict::Cancelled {
+                    revocation: parse_id(&revocation)?,
+                },
+                (Some(_), None) if row.expired => ClaimVerdict::Expired,
+                (Some(created_at), None) => ClaimVerdict::Claimed { created_at },
+            };
+            found.insert(claim.id.clone(), verdict);
+        }
+        if !existing.is_empty() {
+            for (id, job) in self.existing(high, &existing).await? {
+                // Its COMMIT may have succeeded and only the answer been lost.
+                let own = job
+                    .message
+                    .as_ref()
+                    .is_some_and(|message| message.token == Some(call.token) && message.state == MessageState::Calling);
+                let verdict = if own {
+                    ClaimVerdict::Claimed {
+                        created_at: job.created_at,
+                    }
+                } else {
+                    ClaimVerdict::Existing(Box::new(job))
+                };
+                found.insert(id, verdict);
+            }
+        }
+        Ok(claims.iter().map(|claim| found.remove(&claim.id)).collect())
+    }
+
+    /// Claims due singles for one shared call, in one transaction: fence by lease, tombstones, claim, the call's row. The
+    /// answers come in the order of the units; `None`: this one can't be claimed so (ended, in doubt, revoked, or not this
+    /// lease's any more), and its claim alone says why.
+    pub async fn claim_due_group(
+        &self,
+        high: bool,
+        call: &SharedCall,
+        units: &[WorkUnit],
+    ) -> Result<Vec<Option<DueMember>>, StoreError> {
+        let jobs: Vec<&str> = units.iter().map(|unit| unit.job.as_str()).collect();
+        let leases: Vec<Uuid> = units.iter().map(|unit| unit.lease).collect();
+        let created: Vec<DateTime<Utc>> = units.iter().map(|unit| unit.created_at).collect();
+        let groups: Vec<Option<&str>> = units
+            .iter()
+            .map(|unit| unit.group.as_ref().map(GroupName::as_str))
+            .collect();
+        let mut tx = self
+            .hot(high)
+            .begin()
+            .await
+            .map_err(|error| StoreError::query("begin the claim of a shared call", error))?;
+        let rows = sqlx::query!(
+            r#"
+            SELECT m.job_id AS "job_id!", m.created_at AS "created_at!", m.state AS "state!", m.attempts AS "attempts!",
+                   m.generation AS "generation!", m.token,
+                   m.revoke_id IS NOT NULL OR EXISTS (
+                       SELECT FROM revocations t
+                       WHERE t.target_job = m.job_id AND (t.to_accounts IS NULL OR m.to_account = ANY (t.to_accounts))
+                   ) OR EXISTS (
+                       SELECT FROM revocations g
+                       WHERE g.target_group = i.group_name AND g.lifted_at IS NULL AND g.expires_at > now()
+                   ) AS "revoked!"
+            FROM unnest($1::text[], $2::uuid[], $3::timestamptz[], $4::text[]) AS i(id, lease, created_at, group_name)
+            JOIN work w ON w.job_id = i.id AND w.kind = 0 AND w.part = 0 AND w.lease = i.lease
+            JOIN messages m ON m.job_id = i.id AND m.created_at = i.created_at AND m.idx = 0
+            ORDER BY i.id
+            FOR UPDATE OF w, m
+            "#,
+            &jobs as &[&str],
+            &leases,
+            &created,
+            &groups as &[Option<&str>],
+        )
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(|error| StoreError::query("fence the claim of a shared call", error))?;
+        let mut members = HashMap::with_capacity(rows.len());
+        let (mut ids, mut times) = (Vec::new(), Vec::new());
+        for row in rows {
+            let job = parse_id(&row.job_id)?;
+            let state = message_state(row.state, &job)?;
+            let attempts = row.attempts.max(0) as u32;
+            // An earlier try of this statement may have committed, and only its answer been lost.
+            let own = state == MessageState::Calling && row.token == Some(call.token);
+            if own || (state == MessageState::Pending && !row.revoked) {
+                let attempt = if own { attempts } else { attempts + 1 };
+                let generation = row.generation;
+                members.insert(job, DueMember { attempt, generation });
+                if !own {
+                    ids.push(row.job_id);
+                    times.push(row.created_at);
+                }
+            }
+        }
+        if !ids.is_empty() {
+            sqlx::query!(
+                r#"
+                WITH claimed AS (
+                    UPDATE messages m
+                    SET state = 1, token = $3, attempts = attempts + 1, call_id = $4, seq = $5, random = $6, encoder = $7,
+                        first_call_at = coalesce(first_call_at, clock_timestamp()), last_call_at = clock_timestamp(),
+                        call_by = clock_timestamp() + interval '3 seconds'
+                    FROM unnest($1::text[], $2::timestamptz[]) AS i(id, created_at)
+                    WHERE m.job_id = i.id AND m.created_at = i.created_at AND m.idx = 0
+                    RETURNING m.job_id
+                )
+                INSERT INTO calls (call_id, created_at, job_id, part, generation, app, command, sender, seq, random, encoder,
+                                   members, jobs, first_call_at, last_call_at, call_by, token)
+                SELECT $4, clock_timestamp(), min(job_id), $8, 0, $9, $10, $11, $5, $6, $7, '{}',
+                       array_agg(job_id ORDER BY job_id COLLATE "C"), clock_timestamp(), clock_timestamp(),
+                       clock_timestamp() + interval '3 seconds', $3
+                FROM claimed
+                "#,
+                &ids,
+                &times,
+                call.token,
+                call.call_id,
+                i64::from(call.pair.seq),
+                i64::from(call.pair.random),
+                call.encoder,
+                SHARED_PART,
+                call.app.as_str(),
+                Command::BatchSendMsg.index() as i16,
+                call.from.as_str(),
+            )
+            .execute(&mut *tx)
+            .await
+            .map_err(|error| StoreError::query("claim due jobs for a shared call", error))?;
+        }
+        tx.commit()
+            .await
+            .map_err(|error| StoreError::query("commit the claim of a shared call", error))?;
+        Ok(units.iter().map(|unit| members.remove(&unit.job)).collect())
+    }
+}
