@@ -8,7 +8,7 @@ use im_dispatcher::{
         AccountId, Command, ErrorCode,
         job::{Job, Task},
     },
-    im::{Pair, check_reply, encode_batch, encode_send, lookup, user_sig},
+    im::{Pair, encode_batch, encode_send, lookup, reply::check_reply, user_sig},
     simulator::{SAMPLE_SDK_APP_ID, SAMPLE_SECRET},
 };
 
