@@ -12,7 +12,6 @@ mod delivery;
 mod due;
 mod events;
 mod existing;
-mod fault;
 mod gate;
 mod group_commit;
 mod judge;
@@ -40,6 +39,7 @@ pub(crate) use policy::{LanePolicies, announce_windows};
 use crate::{
     broker::{Deliveries, Delivery, Disposition},
     domain::Lane,
+    fault,
 };
 
 /// How often gauges are refreshed and the database is asked whether it is back.
@@ -192,6 +192,8 @@ async fn measure(ctx: &Context) {
         Err(error) => tracing::debug!(%error, "the backlog could not be measured"),
     }
     for app in ctx.apps.values() {
+        ctx.metrics
+            .set_circuit_open(app.name.as_str(), app.gate.reason().is_some());
         ctx.metrics.set_app_paused(
             app.name.as_str(),
             app.gate.reason().is_some() || ctx.pauses.borrow().app(&app.name),

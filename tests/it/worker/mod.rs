@@ -6,6 +6,8 @@ mod coalescing;
 mod crashes;
 mod doubts;
 mod fleet;
+#[cfg(feature = "fault-points")]
+mod frozen;
 mod outages;
 mod pausing;
 mod policy;
