@@ -1,10 +1,12 @@
 //! The worker by what it does to jobs, seen from outside: queue in, service and records out.
 
 mod bad_input;
+mod breaker;
 mod budget;
 mod coalescing;
 mod crashes;
 mod doubts;
+mod failover;
 mod fleet;
 #[cfg(feature = "fault-points")]
 mod frozen;
@@ -13,6 +15,7 @@ mod pausing;
 mod policy;
 mod repeats;
 mod revoking;
+mod rolling;
 mod secrecy;
 mod sending;
 
