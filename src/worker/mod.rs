@@ -17,6 +17,8 @@ mod group_commit;
 mod judge;
 mod ledger;
 mod look;
+#[cfg(test)]
+mod model_tests;
 mod operation;
 mod outbox;
 mod pair;
@@ -26,6 +28,7 @@ mod reconcile;
 mod revoke;
 mod single;
 mod single_due;
+mod step;
 
 use std::{sync::Arc, time::Duration};
 
