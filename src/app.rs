@@ -128,6 +128,7 @@ pub async fn run_worker(
         total_timeout: settings.im.total_timeout,
         settle: settings.reconcile.settle,
         listed_after: settings.reconcile.listed_after,
+        usersig_lifetime: settings.im.usersig_lifetime,
         import_words: (settings.im.import_unread, settings.im.import_read),
         recipient_letters: settings.dead_letters.recipients,
         max_in_flight: settings.worker.max_in_flight,

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod explain;
+mod fault;
 pub mod fleet;
 pub mod http;
 pub mod im;

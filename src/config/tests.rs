@@ -60,7 +60,7 @@ fn the_defaults_are_the_contracts() {
         assert_eq!(app.limits.calls_per_second(command), 200);
     }
     assert_eq!(app.limits.recipients_per_minute, 12_000);
-    assert_eq!(settings.im.usersig_lifetime, Duration::from_mins(2));
+    assert_eq!(settings.im.usersig_lifetime, Duration::from_secs(30));
     assert_eq!((settings.im.import_unread, settings.im.import_read), (5, 2));
     assert_eq!(settings.budget.guard, Duration::from_millis(4));
     assert!(settings.budget.fleet && settings.worker.migrate && !settings.dead_letters.recipients);

@@ -155,7 +155,7 @@ fn doubt(work: &WorkFact) -> Waiting {
             Some(work.due_at),
             format!(
                 "a call's answer was lost, so the IM history is asked for the message on both sides: {seen}, the next look at {}. \
-                 Found, it counts as sent; not seen in two looks, it is sent again, within 105 s of the first call, or \
+                 Found, it counts as sent; not seen in two looks, it is sent again, within 85 s of the first call, or \
                  once reconcile.listed_after (3 min) has passed since the last",
                 clock(work.due_at)
             ),

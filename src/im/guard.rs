@@ -96,6 +96,8 @@ impl Body for GuardedBody {
             .state
             .compare_exchange(WAITING, next, Ordering::AcqRel, Ordering::Acquire)
             .is_ok();
+        // Behind the last check: what a process that stops here writes when it goes on, only the service can refuse.
+        crate::fault::strike("im.write");
         Poll::Ready(match self.data.take() {
             Some(data) if taken && !late => Some(Ok(Frame::data(data))),
             _ => Some(Err(NotWritten)),

@@ -48,8 +48,9 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// The most time for a whole call, connecting included. Default 6 s: twice the 3 s that the service gives itself.
     pub total_timeout: Duration,
-    /// How long a UserSig is valid after it was signed. Default 120 s: as long as the service remembers what it
-    /// accepted, so that a request which was frozen for longer is refused instead of sent twice.
+    /// How long a UserSig is valid after it was signed. Default 30 s, a quarter of the 120 s for which the service
+    /// remembers what it accepted: in the first 85 of them a repeat may be made that ends with its signature, however long
+    /// it is frozen, before the service has forgotten the first. Clocks may differ by it.
     pub usersig_lifetime: Duration,
     /// The most connections that are kept open without a call. Default 256: more than the calls in flight that 200
     /// calls a second need at a second of latency.
@@ -70,7 +71,7 @@ impl Default for ClientOptions {
         Self {
             connect_timeout: Duration::from_secs(2),
             total_timeout: Duration::from_secs(6),
-            usersig_lifetime: Duration::from_mins(2),
+            usersig_lifetime: Duration::from_secs(30),
             max_idle_per_host: 256,
             pool_idle_timeout: Duration::from_secs(15),
             repeat_when_signed_anew: true,

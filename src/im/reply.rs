@@ -36,6 +36,13 @@ pub fn check_reply(command: Command, bytes: &[u8]) -> Result<(), ImError> {
     })
 }
 
+/// A page of the history as the client reads it, without a call: the reader's entrance for fuzzing and for tests.
+pub fn read_page(bytes: &[u8]) -> Result<wire::history::HistoryPage, ImError> {
+    interpret(Command::GetRoamMsg, bytes, str::to_owned, |bytes| {
+        wire::history::reply(bytes, None)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{prelude::*, sample};

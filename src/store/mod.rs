@@ -46,7 +46,8 @@ use std::{str::FromStr, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    PgPool,
+    PgPool, Postgres,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -231,13 +232,21 @@ impl Store {
     }
 
     /// Whether the database is there and takes writes: after a failover it may be read-only for a while.
+    ///
+    /// Connections that are read-only are closed, of every pool: the server that they lead to may be what has become the
+    /// replica, and another one be found under its name.
     pub async fn is_writable(&self) -> bool {
-        let read_only = sqlx::query_scalar!(
-            r#"SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS "read_only!""#
-        )
-        .fetch_one(&self.pool)
-        .await;
-        matches!(read_only, Ok(false))
+        for pool in [&self.high, &self.slots, &self.pool] {
+            // All at once: one that goes back would be the next to be handed out.
+            let idle: Vec<_> = (0..pool.num_idle()).map_while(|_| pool.try_acquire()).collect();
+            for connection in idle {
+                takes_writes(connection).await;
+            }
+        }
+        match self.pool.acquire().await {
+            Ok(connection) => takes_writes(connection).await,
+            Err(_) => false,
+        }
     }
 
     /// Closes every connection.
@@ -246,4 +255,19 @@ impl Store {
         self.high.close().await;
         self.slots.close().await;
     }
+}
+
+/// Whether a connection takes writes; one that doesn't is closed.
+async fn takes_writes(mut connection: PoolConnection<Postgres>) -> bool {
+    let read_only = sqlx::query_scalar!(
+        r#"SELECT pg_is_in_recovery() OR current_setting('transaction_read_only') = 'on' AS "read_only!""#
+    )
+    .fetch_one(&mut *connection)
+    .await;
+    if matches!(read_only, Ok(false)) {
+        return true;
+    }
+    // It is of no more use, whether or not the server hears of its end.
+    drop(connection.close().await);
+    false
 }

@@ -126,6 +126,7 @@ pub struct Metrics {
     doubts: Gauge,
     past_due_seconds: Gauge,
     app_paused: Family<[(&'static str, String); 1], Gauge>,
+    circuit_open: Family<[(&'static str, String); 1], Gauge>,
     ready: Gauge,
     events: Counter,
     /// By lane: when the job that came last was published, in milliseconds since 1970; 0: not known.
@@ -272,6 +273,11 @@ impl Metrics {
                 "app_paused",
                 "1 while an app is paused, by an operator or by refused credentials",
             ),
+            circuit_open: labelled_gauge(
+                r,
+                "circuit_open",
+                "1 while an app's calls wait for a probe: its service is away or ill, or refuses its credentials",
+            ),
             ready: gauge(r, "ready", "1 while /readyz says so"),
             events: {
                 let counter = Counter::default();
@@ -406,6 +412,13 @@ impl Metrics {
         self.app_paused
             .get_or_create_owned(&[("app", app.to_owned())])
             .set(i64::from(paused));
+    }
+
+    /// Sets whether an app's calls wait for a probe.
+    pub fn set_circuit_open(&self, app: &str, open: bool) {
+        self.circuit_open
+            .get_or_create_owned(&[("app", app.to_owned())])
+            .set(i64::from(open));
     }
 
     /// Sets whether the worker is ready.

@@ -50,9 +50,23 @@ pub(super) struct Timing {
     pub(super) settle: Duration,
     /// After that, counted from the last call, the history lists what was accepted (design: lag of at most 3 minutes).
     pub(super) listed_after: Duration,
+    /// How long a UserSig lives, and with it at most a request that was signed and then held up.
+    pub(super) usersig_lifetime: Duration,
 }
 
+/// How long the service remembers a call by its pair (im-api: MsgSeq, MsgRandom, sender and content, 120 s).
+const REMEMBERED: Duration = Duration::from_secs(120);
+/// What clocks may drift within that.
+const DRIFT: Duration = Duration::from_secs(2);
+
 impl Timing {
+    /// Before that, counted from the first call, a call may be repeated under its pair: should the repeat freeze in its
+    /// write, then its signature ends before the service can have forgotten the first. So no order of late writes makes
+    /// two messages.
+    pub(super) fn repeat_until(&self) -> Duration {
+        REMEMBERED.saturating_sub(self.usersig_lifetime + crate::store::CALL_WINDOW + DRIFT)
+    }
+
     /// After that long since its claim a call can't still be on its way: the window for its write, the time-out and
     /// the margin.
     pub(super) fn quiet(&self) -> Duration {
@@ -171,6 +185,7 @@ pub(crate) struct Parts {
     pub(crate) total_timeout: Duration,
     pub(crate) settle: Duration,
     pub(crate) listed_after: Duration,
+    pub(crate) usersig_lifetime: Duration,
     pub(crate) import_words: (u8, u8),
     pub(crate) recipient_letters: bool,
     pub(crate) max_in_flight: u32,
@@ -243,6 +258,7 @@ impl Context {
                 total_timeout: parts.total_timeout,
                 settle: parts.settle,
                 listed_after: parts.listed_after,
+                usersig_lifetime: parts.usersig_lifetime,
             },
             import_words: parts.import_words,
             recipient_letters: parts.recipient_letters,
@@ -306,7 +322,8 @@ impl Context {
             () = self.draining.cancelled() => return None,
         };
         self.metrics.budget_wait(errand.lane, asked.elapsed());
-        Some(slot)
+        // It may have closed while the call waited for its slot.
+        (!errand.app.gate.pauses(Instant::now())).then_some(slot)
     }
 
     /// Reads what is paused, and tells everybody whom it concerns.
@@ -381,9 +398,7 @@ impl Context {
         let Some(error) = error else {
             self.budget.answered(key, CallOutcome::Ok);
             self.metrics.attempt(command, CallVerdict::Ok);
-            if app.gate.answered() {
-                tracing::info!(app = %app.name, "calls work again");
-            }
+            self.answered(app, command);
             return;
         };
         self.metrics.attempt(command, CallVerdict::Error(error.class));
@@ -394,7 +409,7 @@ impl Context {
             ErrorClass::Throttled => {
                 let app_wide = error.code.is_some_and(|code| code.0 == 60_011);
                 self.budget.answered(key, CallOutcome::Throttled { app_wide });
-                app.gate.answered();
+                self.answered(app, command);
                 return;
             }
             ErrorClass::Auth => {
@@ -402,6 +417,7 @@ impl Context {
                     .gate
                     .refused(Instant::now(), &format!("{}: {}", error.word(), error.text))
                 {
+                    self.metrics.set_circuit_open(app.name.as_str(), true);
                     tracing::error!(app = %app.name, code = %error.word(), text = %error.text,
                                     "the IM service refuses the app's credentials: its calls pause");
                 }
@@ -411,17 +427,25 @@ impl Context {
                 ImErrorKind::Deadline | ImErrorKind::Request => {}
                 ImErrorKind::Refused if error.class == ErrorClass::Transient => {}
                 _ => {
-                    if app.gate.failed(Instant::now(), &error.word()) {
+                    let reached = error.kind != ImErrorKind::Connect;
+                    if app.gate.failed(Instant::now(), command, reached, &error.word()) {
+                        self.metrics.set_circuit_open(app.name.as_str(), true);
                         tracing::warn!(app = %app.name, code = %error.word(),
                                        "the IM service doesn't answer: calls pause until a probe succeeds");
                     }
                 }
             },
-            _ => {
-                app.gate.answered();
-            }
+            _ => self.answered(app, command),
         }
         self.budget.answered(key, CallOutcome::Ok);
+    }
+
+    /// The service answers an app's calls.
+    fn answered(&self, app: &App, command: Command) {
+        if app.gate.answered(Instant::now(), command) {
+            self.metrics.set_circuit_open(app.name.as_str(), false);
+            tracing::info!(app = %app.name, "calls work again");
+        }
     }
 
     /// Calls a second that a command's budget allows, both dimensions considered; 0: no limit.

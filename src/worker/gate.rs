@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::domain::Command;
+
 /// Failures in a row after which the host counts as ill. One in a hundred calls fails on a bad day; ten in a row don't
 /// happen then by chance.
 const TRIP: u32 = 10;
@@ -15,6 +17,8 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// The pause after refused credentials: "too many bad `UserSig`s: wait a minute" (70050), and a person mends them.
 const AUTH_PAUSE: Duration = Duration::from_secs(20);
+/// How long after the pause other commands' answers don't open the gate of one that is ill.
+const OTHERS_PATIENCE: Duration = Duration::from_secs(10);
 /// How long others wait for a probe's outcome.
 const PROBE_WAIT: Duration = Duration::from_millis(500);
 
@@ -41,15 +45,26 @@ pub(super) enum Closed {
 #[derive(Debug)]
 enum State {
     Open {
-        failures: u32,
+        /// In a row, by command.
+        failures: [u32; Command::ALL.len()],
     },
     Closed {
         why: Closed,
+        /// The command that is ill at a host that is there; `None`: no command of the app can go.
+        ill: Option<Command>,
         reason: String,
         until: Instant,
         pause: Duration,
         probe_until: Option<Instant>,
     },
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self::Open {
+            failures: [0; Command::ALL.len()],
+        }
+    }
 }
 
 /// The gate of one app.
@@ -63,7 +78,7 @@ impl Gate {
     /// An open gate. A probe that says nothing for `probe_timeout` is given up, and another may try.
     pub(super) fn new(probe_timeout: Duration) -> Self {
         Self {
-            state: Mutex::new(State::Open { failures: 0 }),
+            state: Mutex::default(),
             probe_timeout,
         }
     }
@@ -98,6 +113,11 @@ impl Gate {
         }
     }
 
+    /// Whether it is closed to probes too.
+    pub(super) fn pauses(&self, now: Instant) -> bool {
+        matches!(&*self.state.lock(), State::Closed { until, .. } if now < *until)
+    }
+
     /// Why it is closed, in words.
     pub(super) fn reason(&self) -> Option<(Closed, String)> {
         match &*self.state.lock() {
@@ -108,11 +128,29 @@ impl Gate {
 
     /// A call was answered by the service, with whatever code that isn't about credentials or its own illness.
     /// True: it was closed until now.
-    pub(super) fn answered(&self) -> bool {
+    pub(super) fn answered(&self, now: Instant, command: Command) -> bool {
         let mut state = self.state.lock();
-        let was_closed = matches!(*state, State::Closed { .. });
-        *state = State::Open { failures: 0 };
-        was_closed
+        match &mut *state {
+            State::Open { failures } => {
+                failures[command.index()] = 0;
+                false
+            }
+            // Another command's answer says little of the ill one: were it enough, a history that answers would let a
+            // send's failures begin anew, again and again. Nobody may want the ill one any more, though.
+            State::Closed {
+                ill: Some(ill),
+                until,
+                probe_until,
+                ..
+            } if *ill != command && now < *until + OTHERS_PATIENCE => {
+                *probe_until = None;
+                false
+            }
+            State::Closed { .. } => {
+                *state = State::default();
+                true
+            }
+        }
     }
 
     /// Credentials were refused. True: it was open until now.
@@ -121,6 +159,7 @@ impl Gate {
         let was_open = matches!(*state, State::Open { .. });
         *state = State::Closed {
             why: Closed::Auth,
+            ill: None,
             reason: reason.to_owned(),
             until: now + AUTH_PAUSE,
             pause: AUTH_PAUSE,
@@ -130,10 +169,11 @@ impl Gate {
     }
 
     /// A call met no service, or an ill one. True: that closed it.
-    pub(super) fn failed(&self, now: Instant, reason: &str) -> bool {
+    pub(super) fn failed(&self, now: Instant, command: Command, reached: bool, reason: &str) -> bool {
         let mut state = self.state.lock();
         let (pause, closes) = match &mut *state {
             State::Open { failures } => {
+                let failures = &mut failures[command.index()];
                 *failures += 1;
                 if *failures < TRIP {
                     return false;
@@ -151,6 +191,7 @@ impl Gate {
         };
         *state = State::Closed {
             why: Closed::Ill,
+            ill: reached.then_some(command),
             reason: reason.to_owned(),
             until: now + pause,
             pause,
@@ -164,6 +205,9 @@ impl Gate {
 mod tests {
     use super::*;
 
+    const SEND: Command = Command::SendMsg;
+    const HISTORY: Command = Command::GetRoamMsg;
+
     fn gate() -> (Gate, Instant) {
         (Gate::new(Duration::from_secs(6)), Instant::now())
     }
@@ -172,14 +216,14 @@ mod tests {
     fn ten_failures_in_a_row_close_it_and_an_answer_between_starts_the_count_again() {
         let (gate, now) = gate();
         for _ in 0..9 {
-            assert!(!gate.failed(now, "timeout"));
+            assert!(!gate.failed(now, SEND, true, "timeout"));
         }
-        gate.answered();
+        gate.answered(now, SEND);
         for _ in 0..9 {
-            assert!(!gate.failed(now, "timeout"));
+            assert!(!gate.failed(now, SEND, true, "timeout"));
         }
         assert_eq!(gate.check(now), Pass::Go);
-        assert!(gate.failed(now, "timeout"));
+        assert!(gate.failed(now, SEND, true, "timeout"));
         assert_eq!(gate.check(now), Pass::Wait(FIRST_PAUSE));
     }
 
@@ -187,12 +231,12 @@ mod tests {
     fn one_probe_goes_through_when_the_pause_is_over_and_its_answer_opens_the_gate() {
         let (gate, now) = gate();
         for _ in 0..TRIP {
-            gate.failed(now, "connect");
+            gate.failed(now, SEND, false, "connect");
         }
         let later = now + FIRST_PAUSE;
         assert_eq!(gate.check(later), Pass::Probe);
         assert_eq!(gate.check(later), Pass::Wait(PROBE_WAIT));
-        assert!(gate.answered());
+        assert!(gate.answered(later, SEND));
         assert_eq!(gate.check(later), Pass::Go);
     }
 
@@ -200,13 +244,13 @@ mod tests {
     fn a_failed_probe_doubles_the_pause_up_to_its_bound() {
         let (gate, mut now) = gate();
         for _ in 0..TRIP {
-            gate.failed(now, "connect");
+            gate.failed(now, SEND, false, "connect");
         }
         let mut last = FIRST_PAUSE;
         for _ in 0..8 {
             now += last;
             assert_eq!(gate.check(now), Pass::Probe);
-            gate.failed(now, "connect");
+            gate.failed(now, SEND, false, "connect");
             let Pass::Wait(pause) = gate.check(now) else {
                 panic!("it must be closed")
             };
@@ -223,5 +267,41 @@ mod tests {
         let later = now + AUTH_PAUSE;
         assert_eq!(gate.check(later), Pass::Probe);
         assert_eq!(gate.check(later + Duration::from_secs(6)), Pass::Probe);
+    }
+
+    #[test]
+    fn answers_of_another_command_neither_hide_nor_end_the_illness_of_one() {
+        let (gate, now) = gate();
+        for _ in 1..TRIP {
+            gate.failed(now, SEND, true, "http-503");
+            gate.answered(now, HISTORY);
+        }
+        assert!(gate.failed(now, SEND, true, "http-503"));
+        let later = now + FIRST_PAUSE;
+        assert_eq!(gate.check(later), Pass::Probe);
+        assert!(!gate.answered(later, HISTORY));
+        assert_eq!(gate.check(later), Pass::Probe, "the next may try at once");
+        assert!(gate.answered(later, SEND));
+        assert_eq!(gate.check(later), Pass::Go);
+    }
+
+    #[test]
+    fn a_gate_that_closed_for_a_command_that_nobody_wants_any_more_opens_by_others() {
+        let (gate, now) = gate();
+        for _ in 0..TRIP {
+            gate.failed(now, SEND, true, "http-503");
+        }
+        let later = now + FIRST_PAUSE + OTHERS_PATIENCE;
+        assert_eq!(gate.check(later), Pass::Probe);
+        assert!(gate.answered(later, HISTORY));
+    }
+
+    #[test]
+    fn any_answer_of_a_host_that_could_not_be_reached_opens_the_gate() {
+        let (gate, now) = gate();
+        for _ in 0..TRIP {
+            gate.failed(now, SEND, false, "connect");
+        }
+        assert!(gate.answered(now + FIRST_PAUSE, HISTORY));
     }
 }

@@ -12,12 +12,13 @@ mod delivery;
 mod due;
 mod events;
 mod existing;
-mod fault;
 mod gate;
 mod group_commit;
 mod judge;
 mod ledger;
 mod look;
+#[cfg(test)]
+mod model_tests;
 mod operation;
 mod outbox;
 mod pair;
@@ -27,6 +28,7 @@ mod reconcile;
 mod revoke;
 mod single;
 mod single_due;
+mod step;
 
 use std::{sync::Arc, time::Duration};
 
@@ -40,6 +42,7 @@ pub(crate) use policy::{LanePolicies, announce_windows};
 use crate::{
     broker::{Deliveries, Delivery, Disposition},
     domain::Lane,
+    fault,
 };
 
 /// How often gauges are refreshed and the database is asked whether it is back.
@@ -192,6 +195,8 @@ async fn measure(ctx: &Context) {
         Err(error) => tracing::debug!(%error, "the backlog could not be measured"),
     }
     for app in ctx.apps.values() {
+        ctx.metrics
+            .set_circuit_open(app.name.as_str(), app.gate.reason().is_some());
         ctx.metrics.set_app_paused(
             app.name.as_str(),
             app.gate.reason().is_some() || ctx.pauses.borrow().app(&app.name),

@@ -2,8 +2,8 @@
 //!
 //! A message that the history shows to either party was sent: its key goes on record, whatever else the job's fate
 //! would be. One that neither party sees in two looks, the second after no such call can still be on its way, was not:
-//! it is sent again before 110 s (the service still drops a repeat) or after 180 s (it lists what it accepted by then),
-//! never between. Where the history can't tell, `on_unknown` decides.
+//! it is sent again within 85 s (the service still drops a repeat) or after 180 s (it lists what it accepted by
+//! then), never between: see `step`. Where the history can't tell, `on_unknown` decides.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +20,7 @@ use super::{
     look::Sight,
     part::part_call,
     single::about,
+    step::{Absence, Step, after_absence},
 };
 use crate::{
     domain::{
@@ -34,9 +35,6 @@ use crate::{
     telemetry::Operation,
 };
 
-/// Before that, counted from the first call that may have been accepted, the service still drops a repeat: its 120 s, less the claim's window and a
-/// margin (design: before 110 s).
-const REPEAT_UNTIL: Duration = Duration::from_secs(105);
 /// The shortest roaming retention of any edition: beyond it an absence says nothing.
 const RETENTION: Duration = Duration::from_hours(7 * 24);
 /// Members of a batch call that are looked up side by side: the history's default limit of 200 calls a second is used up
@@ -231,33 +229,34 @@ impl Inquiry<'_> {
             doubt,
             ..
         } = self;
-        let quiet = ctx.timing.quiet();
-        if doubt.looks == 0 || doubt.since_last < quiet {
-            // The second look comes when no call can still be on its way.
-            let after = quiet.saturating_sub(doubt.since_last).max(Duration::from_millis(500));
+        let (revoked, rest): (Vec<&DoubtfulMember>, Vec<&DoubtfulMember>) =
+            absent.iter().partition(|member| member.revocation.is_some());
+        let seen = Absence {
+            looks: doubt.looks,
+            since_first: doubt.since_pair,
+            since_last: doubt.since_last,
+            may_be_listed,
+            repeatable: !partial && revoked.is_empty() && doubt.encoder == ENCODER_VERSION,
+            revoked: !revoked.is_empty(),
+            over: loaded.job.expires_at.is_some_and(|at| at <= Utc::now()),
+            exhausted: unit.attempts >= ctx.retry.max_attempts,
+        };
+        let step = after_absence(&seen, &ctx.timing);
+        if let Step::Look(after) = step {
             verdict.next = DoubtNext::Look { after, absent: true };
             return self.settle(verdict).await;
         }
-        let listed_after = ctx.timing.listed_after;
-        let listed = !may_be_listed || doubt.since_last >= listed_after;
-        let later = DoubtNext::Look {
-            after: listed_after
-                .saturating_sub(doubt.since_last)
-                .max(Duration::from_secs(1)),
-            absent: true,
-        };
-        let (revoked, rest): (Vec<&DoubtfulMember>, Vec<&DoubtfulMember>) =
-            absent.iter().partition(|member| member.revocation.is_some());
-        let is_over = loaded.job.expires_at.is_some_and(|at| at <= Utc::now());
-        let is_exhausted = unit.attempts >= ctx.retry.max_attempts;
-        if !listed && (is_over || is_exhausted || !revoked.is_empty()) {
-            // Unlike a repeat, which the service drops if the first was accepted, an end is final: what is listed only now
-            // would be with its recipient, and on record as never sent.
-            verdict.next = later;
-            return self.settle(verdict).await;
-        }
         ctx.metrics.operation(Operation::ReconcileAbsent);
-        if is_over {
+        if let Step::Wait(after) = step {
+            verdict.next = DoubtNext::Look { after, absent: true };
+            let settled = self.settle(verdict).await;
+            if doubt.shared {
+                settled?;
+                return super::coalesce::repeat(ctx, unit, self.app, ctx.timing.repeat_until()).await;
+            }
+            return settled;
+        }
+        if step == Step::Expire {
             self.end_absent(
                 &mut verdict,
                 absent,
@@ -282,7 +281,7 @@ impl Inquiry<'_> {
                 return self.settle(verdict).await;
             }
         }
-        if is_exhausted {
+        if step == Step::GiveUp {
             let message = format!(
                 "after {} attempts: the answers were lost, and the history shows no message",
                 unit.attempts
@@ -292,34 +291,23 @@ impl Inquiry<'_> {
             verdict.next = DoubtNext::End;
             return self.settle(verdict).await;
         }
-        // Whoever is left of a call that reached others goes under a new pair: the old one could be dropped as a repeat
-        // and answered OK.
-        let repeatable = !partial && revoked.is_empty() && doubt.encoder == ENCODER_VERSION;
-        if (repeatable && doubt.since_pair < REPEAT_UNTIL) || listed {
-            tracing::info!(job.id = %unit.job, part = unit.part, members = rest.len(),
-                           "the history doesn't show a message whose answer was lost: it is sent again");
-            verdict.note = Some(self.note(
-                "absent",
-                "neither side of the history shows the message: it is sent again",
-            ));
-            verdict.resend = rest.iter().map(|member| member.member.idx).collect();
-            verdict.resend_is_first = doubt.since_last >= listed_after;
-            let command = if self.batch {
-                Command::BatchSendMsg
-            } else {
-                Command::SendMsg
-            };
-            verdict.next = DoubtNext::Deliver {
-                command,
-                after: Duration::ZERO,
-            };
+        tracing::info!(job.id = %unit.job, part = unit.part, members = rest.len(),
+                       "the history doesn't show a message whose answer was lost: it is sent again");
+        verdict.note = Some(self.note(
+            "absent",
+            "neither side of the history shows the message: it is sent again",
+        ));
+        verdict.resend = rest.iter().map(|member| member.member.idx).collect();
+        verdict.resend_is_first = doubt.since_last >= ctx.timing.listed_after;
+        let command = if self.batch {
+            Command::BatchSendMsg
         } else {
-            verdict.next = later;
-            if doubt.shared {
-                self.settle(verdict).await?;
-                return super::coalesce::repeat(ctx, unit, self.app, REPEAT_UNTIL).await;
-            }
-        }
+            Command::SendMsg
+        };
+        verdict.next = DoubtNext::Deliver {
+            command,
+            after: Duration::ZERO,
+        };
         self.settle(verdict).await
     }
 

@@ -1,6 +1,12 @@
 //! Is the link there? A TCP relay on loopback between a process and a service, which a test cuts, stalls and restores.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -21,13 +27,19 @@ enum Link {
     Cut,
     /// Connections stay and new ones are accepted, but no byte passes.
     Stalled,
+    /// Connections end at once, and new ones are refused: nobody listens.
+    Refused,
 }
+
+/// Requests behind which a connection goes deaf.
+type Losing = Arc<Mutex<Vec<String>>>;
 
 /// A relay; ends, with its connections, when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Relay {
     address: SocketAddr,
     link: watch::Sender<Link>,
+    losing: Losing,
     accepting: JoinHandle<()>,
 }
 
@@ -38,14 +50,12 @@ impl Relay {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (link, state) = watch::channel(Link::Open);
-        let accepting = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(carry(client, target.clone(), state.clone()));
-            }
-        });
+        let losing = Losing::default();
+        let accepting = tokio::spawn(accept(listener, target, state, Arc::clone(&losing)));
         Self {
             address,
             link,
+            losing,
             accepting,
         }
     }
@@ -83,6 +93,17 @@ impl Relay {
         self.link.send_replace(Link::Stalled);
     }
 
+    /// From now on, a connection on which the client has sent these, one after the other, hears nothing any more: what it
+    /// asked for last is done, and it doesn't learn of it.
+    pub(crate) fn lose_answers_to(&self, requests: &[&str]) {
+        *self.losing.lock().unwrap() = requests.iter().map(|&request| request.into()).collect();
+    }
+
+    /// Ends every connection and listens no more, until [`Relay::restore`].
+    pub(crate) fn refuse(&self) {
+        self.link.send_replace(Link::Refused);
+    }
+
     /// Carries again, also what was held back.
     pub(crate) fn restore(&self) {
         self.link.send_replace(Link::Open);
@@ -96,7 +117,45 @@ impl Drop for Relay {
     }
 }
 
-async fn carry(client: TcpStream, target: String, state: watch::Receiver<Link>) {
+/// Accepts until the relay is gone; while connections are to be refused there is no listener.
+async fn accept(listener: TcpListener, target: String, mut state: watch::Receiver<Link>, losing: Losing) {
+    let address = listener.local_addr().unwrap();
+    let mut listening = Some(listener);
+    loop {
+        if listening.is_none() {
+            if state.wait_for(|link| *link != Link::Refused).await.is_err() {
+                return;
+            }
+            // Somebody else's connection may have the port for a moment, as its own.
+            match TcpListener::bind(address).await {
+                Ok(listener) => listening = Some(listener),
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(50)).await,
+            }
+        }
+        let Some(listener) = &listening else { continue };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => Some(accepted),
+            refused = state.wait_for(|link| *link == Link::Refused) => {
+                if refused.is_err() {
+                    return;
+                }
+                None
+            }
+        };
+        match accepted {
+            Some(Ok((client, _))) => drop(tokio::spawn(carry(
+                client,
+                target.clone(),
+                state.clone(),
+                Arc::clone(&losing),
+            ))),
+            Some(Err(_)) => return,
+            None => listening = None,
+        }
+    }
+}
+
+async fn carry(client: TcpStream, target: String, state: watch::Receiver<Link>, losing: Losing) {
     if *state.borrow() == Link::Cut {
         return;
     }
@@ -107,9 +166,25 @@ async fn carry(client: TcpStream, target: String, state: watch::Receiver<Link>) 
     server.set_nodelay(true).unwrap();
     let (client_read, client_write) = client.into_split();
     let (server_read, server_write) = server.into_split();
+    let deaf = AtomicBool::new(false);
+    let mut seen = 0;
+    let asks = |bytes: &[u8]| {
+        let losing = losing.lock().unwrap();
+        while losing
+            .get(seen)
+            .is_some_and(|request| contains(bytes, request.as_bytes()))
+        {
+            seen += 1;
+        }
+        if seen > 0 && seen == losing.len() {
+            deaf.store(true, Ordering::SeqCst);
+        }
+        true
+    };
+    let hears = |_: &[u8]| !deaf.load(Ordering::SeqCst);
     tokio::select! {
-        () = pump(client_read, server_write, state.clone()) => {}
-        () = pump(server_read, client_write, state.clone()) => {}
+        () = pump(client_read, server_write, state.clone(), asks) => {}
+        () = pump(server_read, client_write, state.clone(), hears) => {}
         () = cut(state) => {}
     }
 }
@@ -117,11 +192,20 @@ async fn carry(client: TcpStream, target: String, state: watch::Receiver<Link>) 
 /// Until the link is cut or the relay is gone.
 async fn cut(mut state: watch::Receiver<Link>) {
     // An error means that the relay was dropped: the connection's end, too.
-    drop(state.wait_for(|link| *link == Link::Cut).await);
+    drop(state.wait_for(|link| matches!(link, Link::Cut | Link::Refused)).await);
 }
 
-/// One direction, until either side closes.
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch::Receiver<Link>) {
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
+
+/// One direction, until either side closes. What doesn't pass is lost.
+async fn pump(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut state: watch::Receiver<Link>,
+    mut passes: impl FnMut(&[u8]) -> bool,
+) {
     let mut buffer = vec![0; 64 * 1024];
     loop {
         let Ok(count) = from.read(&mut buffer).await else {
@@ -129,6 +213,9 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut state: watch:
         };
         if state.wait_for(|link| *link == Link::Open).await.is_err() || count == 0 {
             return;
+        }
+        if !passes(&buffer[..count]) {
+            continue;
         }
         if to.write_all(&buffer[..count]).await.is_err() {
             return;

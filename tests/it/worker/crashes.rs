@@ -16,7 +16,9 @@ async fn careless_service() -> World {
     .await;
     world
         .set("IM_DISPATCHER__IM__TOTAL_TIMEOUT", "1s")
-        .set("IM_DISPATCHER__RECONCILE__SETTLE", "500ms");
+        .set("IM_DISPATCHER__RECONCILE__SETTLE", "500ms")
+        // It lists at once: what a busy machine comes too late to repeat needn't wait for three minutes.
+        .set("IM_DISPATCHER__RECONCILE__LISTED_AFTER", "20s");
     world
 }
 

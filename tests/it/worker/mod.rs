@@ -1,16 +1,21 @@
 //! The worker by what it does to jobs, seen from outside: queue in, service and records out.
 
 mod bad_input;
+mod breaker;
 mod budget;
 mod coalescing;
 mod crashes;
 mod doubts;
+mod failover;
 mod fleet;
+#[cfg(feature = "fault-points")]
+mod frozen;
 mod outages;
 mod pausing;
 mod policy;
 mod repeats;
 mod revoking;
+mod rolling;
 mod secrecy;
 mod sending;
 

@@ -1,17 +1,22 @@
 //! Fault points: named places before and after each await that matters, where a test can kill or freeze the process.
 //!
-//! They exist only in builds with the feature `fault-points`; in any other build they are nothing. In such a build the
+//! A leaf that every module may use. They exist only in builds with the feature `fault-points`; in any other build they are nothing. In such a build the
 //! variable `IM_DISPATCHER_FAULT` holds `<point>=<action>[@<n>]`: at the n-th pass of the point (the first by default)
 //! the process is aborted (`abort`), stopped as by SIGSTOP until SIGCONT (`freeze`), or waits (`sleep:<ms>`).
 
 #[cfg(feature = "fault-points")]
-pub(super) use armed::point;
+pub(crate) use armed::{point, strike};
 
 /// Does nothing.
 #[cfg(not(feature = "fault-points"))]
 #[inline]
 #[expect(clippy::unused_async, reason = "the same signature as with fault points")]
-pub(super) async fn point(_name: &'static str) {}
+pub(crate) async fn point(_name: &'static str) {}
+
+/// Does nothing.
+#[cfg(not(feature = "fault-points"))]
+#[inline]
+pub(crate) const fn strike(_name: &'static str) {}
 
 #[cfg(feature = "fault-points")]
 mod armed {
@@ -68,23 +73,46 @@ mod armed {
     }
 
     /// A place where a test can strike.
-    pub(in crate::worker) async fn point(name: &'static str) {
-        for (plan, passes) in plans() {
-            if plan.point != name || passes.fetch_add(1, Ordering::SeqCst) + 1 != plan.pass {
-                continue;
-            }
-            match plan.action {
+    pub(crate) async fn point(name: &'static str) {
+        for action in due(name) {
+            match action {
                 Action::Abort => std::process::abort(),
                 Action::Freeze => freeze(),
-                Action::Sleep(time) => tokio::time::sleep(time).await,
+                Action::Sleep(time) => tokio::time::sleep(*time).await,
             }
         }
     }
 
+    /// The same where nothing can be awaited: a sleep holds the thread.
+    pub(crate) fn strike(name: &'static str) {
+        for action in due(name) {
+            match action {
+                Action::Abort => std::process::abort(),
+                Action::Freeze => freeze(),
+                Action::Sleep(time) => std::thread::sleep(*time),
+            }
+        }
+    }
+
+    /// What is planned for this pass of a point.
+    fn due(name: &'static str) -> impl Iterator<Item = &'static Action> {
+        plans()
+            .iter()
+            .filter(move |(plan, passes)| plan.point == name && passes.fetch_add(1, Ordering::SeqCst) + 1 == plan.pass)
+            .map(|(plan, _)| &plan.action)
+    }
+
     /// Stops the whole process, as an operator's SIGSTOP or a host that is suspended would.
+    ///
+    /// By the number of this thread: the signal stops the whole process, but Linux lets the thread that is named take it.
+    /// Named by the process, another one would, and this one might go on until that is scheduled.
     fn freeze() {
-        let pid = std::process::id().to_string();
-        let stopped = std::process::Command::new("kill").args(["-STOP", &pid]).status();
+        let thread = std::fs::read_link("/proc/thread-self").unwrap_or_default();
+        let tid = thread.file_name().map_or_else(
+            || std::process::id().to_string(),
+            |tid| tid.to_string_lossy().into_owned(),
+        );
+        let stopped = std::process::Command::new("kill").args(["-STOP", &tid]).status();
         assert!(stopped.is_ok_and(|status| status.success()), "kill -STOP must work");
     }
 }
