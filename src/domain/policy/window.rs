@@ -19,7 +19,7 @@ const HORIZON_DAYS: i64 = 16;
 /// When messages may go out: from `start` until before `end`, on `days`, by the clock of `timezone`.
 ///
 /// An `end` that isn't later than `start` is on the next day; the days are those on which the window begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SendWindow {
     /// The first moment, `09:00` or `09:00:00`.
@@ -166,7 +166,7 @@ macro_rules! by_text {
 pub(super) use by_text;
 
 /// A time of day by the clock, to the second; 24:00 is the end of a day.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TimeOfDay(u32);
 
 impl TimeOfDay {
@@ -217,7 +217,7 @@ impl JsonSchema for TimeOfDay {
 }
 
 /// A time zone of the IANA database, as this build has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Zone(Tz);
 
 impl Zone {
@@ -302,7 +302,7 @@ impl Day {
 }
 
 /// Some days of the week, at least one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Days(u8);
 
 impl Days {

@@ -11,13 +11,15 @@ use crate::domain::{
     AccountId, ErrorCode, JobId,
     job::{Job, MAX_CALL_RECIPIENTS, Task},
     message::Message,
+    policy::SendWindow,
 };
 
-/// What members of one call have in common beside the line: the sender, and the message by its digest.
+/// What members of one call have in common beside the line: the sender, the message by its digest, and when it may go out.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(in crate::worker) struct Content {
     from: AccountId,
     digest: [u8; 32],
+    window: Option<SendWindow>,
 }
 
 impl Content {
@@ -33,6 +35,7 @@ impl Content {
         fits.then(|| Self {
             from: from.clone(),
             digest: message.digest(),
+            window: job.send_window,
         })
     }
 
@@ -261,6 +264,8 @@ mod tests {
         );
         assert_ne!(text, of(json!({}), "robot"));
         assert_ne!(text, of(json!({"message": {"text": "hi!"}}), "admin"));
+        let window = json!({"start": "09:00", "end": "21:00", "timezone": "UTC"});
+        assert_ne!(text, of(json!({"send_window": window}), "admin"));
         assert_ne!(text, of(json!({"message": {"text": "hi", "seq": 1}}), "admin"));
         assert_ne!(
             text,
