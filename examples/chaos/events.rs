@@ -14,7 +14,7 @@ use lapin::{
 };
 use serde_json::Value;
 
-use crate::producer::connect;
+use crate::producer::{ANSWER, connect};
 
 /// What the events say of one recipient of a job: an outcome's word and the ids of the events that say so.
 type Told = HashMap<(String, String), HashMap<String, BTreeSet<String>>>;
@@ -69,14 +69,15 @@ impl Events {
 
     async fn read(&self, url: &str, queue: &str) -> anyhow::Result<()> {
         let (_connection, channel) = connect(url).await?;
-        channel.basic_qos(500, BasicQosOptions::default()).await?;
-        let consume = channel.basic_consume(
-            queue.into(),
-            "".into(),
-            BasicConsumeOptions::default(),
-            FieldTable::default(),
-        );
-        let mut consumer = consume.await?;
+        let consume = async {
+            channel.basic_qos(500, BasicQosOptions::default()).await?;
+            let options = BasicConsumeOptions::default();
+            channel
+                .basic_consume(queue.into(), "".into(), options, FieldTable::default())
+                .await
+        };
+        // A broker that dies right now leaves the answer out for ever.
+        let mut consumer = tokio::time::timeout(ANSWER, consume).await??;
         while let Some(delivery) = consumer.next().await {
             let delivery = delivery?;
             self.note(&serde_json::from_slice(&delivery.data)?);

@@ -40,6 +40,8 @@ pub(crate) struct Load {
     pub(crate) events: Events,
 }
 
+/// How long the broker may take for an answer.
+pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 /// Publications whose confirms are awaited side by side.
 const AT_ONCE: usize = 200;
 /// How long one publication is tried: far longer than a broker is away.
@@ -143,7 +145,9 @@ impl Link {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
         let (connection, channel) = connected?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        // A broker that dies right now leaves the answer out for ever.
+        let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+        tokio::time::timeout(ANSWER, confirms).await.context("RabbitMQ doesn't answer")??;
         if number > 0 {
             say("the producer is connected again");
         }
@@ -162,7 +166,7 @@ impl Link {
                 && connection.status().connected()
             {
                 // Alive, but without a confirm: not to be trusted any more.
-                drop(connection.close(200, "no confirm".into()).await);
+                drop(tokio::time::timeout(ANSWER, connection.close(200, "no confirm".into())).await);
             }
         }
         result
