@@ -182,6 +182,12 @@ impl Properties {
         self.with_short(value, BasicProperties::with_content_type)
     }
 
+    /// With a time of publication, in Unix seconds.
+    #[must_use]
+    pub fn with_timestamp(self, seconds: u64) -> Self {
+        Self(self.0.with_timestamp(seconds))
+    }
+
     /// Sets a header to a text. A name longer than [`MAX_SHORT_STRING`] bytes is left out.
     #[must_use]
     pub fn with_header(self, name: &str, value: &str) -> Self {

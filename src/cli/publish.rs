@@ -56,7 +56,10 @@ impl LanePublisher {
     /// Publishes a job; tried again while that may help, which is harmless: its id makes a second one a repeat.
     pub(super) async fn publish(&self, job: Outgoing) -> Result<(), PublishError> {
         let deadline = Instant::now() + self.patience;
-        let properties = Properties::new().with_content_type("application/json");
+        let now = u64::try_from(chrono::Utc::now().timestamp()).unwrap_or(0);
+        let properties = Properties::new()
+            .with_content_type("application/json")
+            .with_timestamp(now);
         let properties = match &job.id {
             Some(id) => properties.with_message_id(id),
             None => properties,

@@ -10,6 +10,8 @@ use crate::store::{Store, WorkerIdentity};
 
 /// How often. A worker counts as gone after three beats that are missing.
 pub(super) const EVERY: Duration = Duration::from_secs(1);
+/// How long a worker that ends tries to remove its row; one that stays is shown as gone.
+const FORGET_PATIENCE: Duration = Duration::from_secs(5);
 /// Every so many beats the rows of those who are gone are looked after.
 const BURY_EVERY: u32 = 60;
 
@@ -50,9 +52,10 @@ pub async fn beat(
             () = tokio::time::sleep(EVERY) => {}
         }
     }
-    // Best effort: a row that stays is shown as gone.
-    if let Ok(Err(error)) = tokio::time::timeout(EVERY, store.forget_worker(identity.id)).await {
-        tracing::debug!(%error, "this worker's row could not be removed");
+    match tokio::time::timeout(FORGET_PATIENCE, store.forget_worker(identity.id)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "this worker's row could not be removed"),
+        Err(_) => tracing::debug!("this worker's row could not be removed in time"),
     }
 }
 

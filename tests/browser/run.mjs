@@ -32,7 +32,7 @@ class Console {
     this.errors = [];
     this.meant = null;
     page.on('console', (message) => {
-      if (message.type() === 'error' && !(this.meant?.test(message.text()))) this.errors.push(message.text());
+      if (message.type() === 'error' && !(this.meant?.test(message.text()))) this.errors.push(`${message.text()} ${message.location().url}`);
     });
     page.on('pageerror', (error) => this.errors.push(error.message));
   }
@@ -235,8 +235,9 @@ async function load(world) {
 async function pictures(page, world) {
   const images = path.resolve(import.meta.dirname, '../../docs/images');
   await page.setViewportSize({ width: 1280, height: 860 });
+  await world.startSecond();
   await go(page, '#/');
-  await sleep(25_000);
+  await sleep(35_000);
   await page.screenshot({ path: path.join(images, 'dashboard.png') });
   await eventually('the campaign is sent', async () => (await world.api('GET', '/api/groups/spring-sale')).recipients?.sent === CAMPAIGN);
   await page.emulateMedia({ colorScheme: 'dark' });
@@ -249,7 +250,7 @@ async function pictures(page, world) {
   await page.screenshot({ path: path.join(images, 'dashboard-revoke.png') });
 }
 
-const world = await World.start();
+const world = await World.start(process.argv.includes('--pictures') ? 'demo' : 'browser');
 let browser = null;
 let failed = null;
 try {

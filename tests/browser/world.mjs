@@ -33,12 +33,12 @@ const freePort = () => new Promise((resolve, reject) => {
 });
 
 export class World {
-  static async start() {
+  static async start(prefix) {
     const world = new World();
     mkdirSync(out, { recursive: true });
     const { DATABASE_URL: database, AMQP_URL: amqp } = process.env;
     if (!database || !amqp) throw new Error('DATABASE_URL and AMQP_URL name the services: scripts/services.sh up');
-    world.name = `browser_${process.pid}_${Math.floor(Math.random() * 10_000)}`;
+    world.name = `${prefix}_${process.pid % 1000}${Math.floor(Math.random() * 10_000)}`;
     world.given = database;
     world.sql(database, `CREATE DATABASE ${world.name}`);
     const own = new URL(database);
@@ -76,9 +76,9 @@ export class World {
     return this.sql(this.database, text);
   }
 
-  spawn(name, args) {
+  spawn(name, args, extra = {}) {
     const log = createWriteStream(path.join(out, `${name}.log`), { flags: 'a' });
-    const child = spawn(binary, args, { env: this.env, stdio: ['ignore', 'pipe', 'pipe'] });
+    const child = spawn(binary, args, { env: { ...this.env, ...extra }, stdio: ['ignore', 'pipe', 'pipe'] });
     child.stdout.pipe(log);
     child.stderr.pipe(log);
     return child;
@@ -87,6 +87,13 @@ export class World {
   async startWorker() {
     this.worker = this.spawn('worker', ['worker']);
     await eventually('the worker is ready', () => this.answers(`${this.url}/readyz`));
+  }
+
+  // Another worker of the fleet, whose page nobody looks at.
+  async startSecond() {
+    const port = await freePort();
+    this.second = this.spawn('second', ['worker'], { IM_DISPATCHER_HTTP_ADDR: `127.0.0.1:${port}` });
+    await eventually('the second worker is ready', () => this.answers(`http://127.0.0.1:${port}/readyz`));
   }
 
   async answers(url) {
@@ -137,6 +144,7 @@ export class World {
   }
 
   async stop() {
+    await this.end(this.second);
     await this.end(this.worker);
     await this.end(this.simulator);
     try {

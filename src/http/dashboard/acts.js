@@ -121,15 +121,15 @@ class Revoke extends Component {
     try {
       const { revocation } = await post(`/api/revocations${app ? `?app=${part(app)}` : ''}`, target);
       this.setState({ revocation, error: null });
-      this.follow();
+      this.follow(revocation);
     } catch (error) {
       this.setState({ error });
     }
   }
 
-  async follow() {
+  async follow(revocation) {
     try {
-      const status = await get(`/api/jobs/${part(this.state.revocation)}?limit=0`);
+      const status = await get(`/api/jobs/${part(revocation)}?limit=0`);
       if (!this.alive) return;
       this.setState({ status, error: null });
       if (status.state !== 'pending') return;
@@ -137,7 +137,7 @@ class Revoke extends Component {
       if (!this.alive) return;
       this.setState({ error });
     }
-    this.timer = setTimeout(() => this.follow(), 500);
+    this.timer = setTimeout(() => this.follow(revocation), 500);
   }
 
   render({ job, group, to }, { counts, jobs, revocation, status, error }) {

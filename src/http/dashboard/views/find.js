@@ -29,14 +29,24 @@ export class Find extends Component {
   }
 
   async search(text) {
-    this.setState({ busy: true, error: null });
+    const own = (this.searched = (this.searched ?? 0) + 1);
     const began = performance.now();
+    this.setState({ busy: true, error: null, found: null });
+    // Each way by itself: what is found first is shown first.
+    const ways = ['id', 'recipient', 'group'].map(async (by) => {
+      const answer = await get(`/api/search?q=${part(text)}&by=${by}`);
+      if (own !== this.searched) return;
+      this.setState(({ found }) => ({
+        found: { by_id: [], by_recipient: [], by_group: [], groups: [], ...found, q: answer.q, limit: answer.limit, [`by_${by}`]: answer[`by_${by}`], ...(by === 'group' && { groups: answer.groups }) },
+        took: performance.now() - began,
+      }));
+    });
     try {
-      const found = await get(`/api/search?q=${part(text)}`);
-      this.setState({ found, busy: false, took: performance.now() - began });
+      await Promise.all(ways);
     } catch (error) {
-      this.setState({ error, busy: false });
+      if (own === this.searched) this.setState({ error });
     }
+    if (own === this.searched) this.setState({ busy: false });
   }
 
   async more(by) {
@@ -69,7 +79,7 @@ export class Find extends Component {
         h(JobTable, { label: title, jobs, by }),
         more && h(Button, { act: () => this.more(by) }, 'More'));
     };
-    const nothing = found && ['by_id', 'by_recipient', 'by_group', 'groups'].every((list) => found[list].length === 0);
+    const nothing = found && !busy && !error && ['by_id', 'by_recipient', 'by_group', 'groups'].every((list) => found[list].length === 0);
     return h('div', null,
       h('h1', { tabIndex: -1 }, 'Find'),
       h('form', { class: 'search', role: 'search', onSubmit: submit },

@@ -6,8 +6,9 @@ import * as format from '../format.js';
 import { Button, Card, Counts, Empty, GroupLink, Meaning, Problem, State, Table, Time, cell, jobHref } from '../parts.js';
 import { JobTable } from './find.js';
 
-// How often what isn't settled is asked about again.
+// How often what isn't settled is asked about again, and what is: it may be revoked or tried again meanwhile.
 const EVERY = 2_000;
+const SETTLED = 6_000;
 
 class Asking extends Component {
   constructor(props) {
@@ -29,6 +30,10 @@ class Asking extends Component {
   async ask() {
     const began = performance.now();
     let again = true;
+    if (document.hidden) {
+      this.timer = setTimeout(() => this.ask(), EVERY);
+      return;
+    }
     try {
       const answer = await this.load();
       if (!this.alive) return;
@@ -38,7 +43,7 @@ class Asking extends Component {
       if (!this.alive) return;
       this.setState({ error });
     }
-    if (again) this.timer = setTimeout(() => this.ask(), Math.max(EVERY, 5 * (performance.now() - began)));
+    this.timer = setTimeout(() => this.ask(), Math.max(again ? EVERY : SETTLED, 5 * (performance.now() - began)));
   }
 }
 
