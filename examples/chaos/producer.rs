@@ -147,7 +147,9 @@ impl Link {
         let (connection, channel) = connected?;
         // A broker that dies right now leaves the answer out for ever.
         let confirms = channel.confirm_select(ConfirmSelectOptions::default());
-        tokio::time::timeout(ANSWER, confirms).await.context("RabbitMQ doesn't answer")??;
+        tokio::time::timeout(ANSWER, confirms)
+            .await
+            .context("RabbitMQ doesn't answer")??;
         if number > 0 {
             say("the producer is connected again");
         }

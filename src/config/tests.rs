@@ -352,10 +352,7 @@ fn the_short_variables_stand_above_the_files_default_app_and_below_other_apps() 
 fn a_cluster_is_a_list_of_urls_and_each_is_checked_and_masked() {
     let urls = "amqp://u:pw1@h1/%2f, amqps://u:pw2@h2/%2f";
     let settings = load("", &[("AMQP_URL", urls)], &[]).unwrap();
-    assert_eq!(
-        mask_url(&settings.amqp_url),
-        "amqp://u:***@h1/%2f,amqps://u:***@h2/%2f"
-    );
+    assert_eq!(mask_url(&settings.amqp_url), "amqp://u:***@h1/%2f,amqps://u:***@h2/%2f");
     let text = error("", &[("AMQP_URL", "amqp://u:pw1@h1/%2f,http://u:pw2@h2")]);
     assert!(text.contains("amqp_url") && !text.contains("pw"), "{text}");
 }

@@ -24,9 +24,9 @@ use super::{
 use crate::{
     domain::{AccountId, AppName, Command, JobId, Lane, MessageState, Owner, job::RevokeTarget},
     store::{
-        CALL_WINDOW, CallPair, ClaimVerdict, Doubt, DoubtNext, DoubtVerdict, Found, Holder, MemberFailure, NewClaim,
-        NewRevocation, OutboxEvent, Parcel, Recorded, RevokeOutcome, Room, SecondDelivery, SentOutcome, Settlement,
-        SingleClaim, SingleOutcome, Store, WorkKind, WorkUnit,
+        CALL_WINDOW, CallPair, CapRule, ClaimVerdict, Doubt, DoubtNext, DoubtVerdict, Found, Holder, MemberFailure,
+        NewClaim, NewRevocation, OutboxEvent, Parcel, Recorded, RevokeOutcome, Room, SecondDelivery, SentOutcome,
+        Settlement, SingleClaim, SingleOutcome, Store, WorkKind, WorkUnit,
     },
 };
 
@@ -506,12 +506,17 @@ impl World<'_> {
             return self.expire(&unit).await;
         }
         let token = Uuid::new_v4();
+        let uncapped = CapRule {
+            scopes: &[],
+            event: &|_| outbox_event(&self.job, "suppressed"),
+        };
         let claimed = self
             .store
             .claim_single(
                 &unit,
                 token,
                 ENCODER,
+                uncapped,
                 |generation, _| pair(generation),
                 |_, _| outbox_event(&self.job, "cancelled"),
             )
@@ -532,6 +537,7 @@ impl World<'_> {
             }
             SingleClaim::Doubtful => self.to(&unit, Command::GetRoamMsg).await,
             SingleClaim::Final(_) => self.store.end_single(&unit, None).await.unwrap(),
+            SingleClaim::Suppressed => panic!("there is no cap"),
             SingleClaim::Cancelled | SingleClaim::Lost => {}
         }
     }
