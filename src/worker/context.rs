@@ -294,6 +294,9 @@ impl Context {
 
     /// A slot that is due soon; `None` if none came within [`SLOT_PATIENCE`], or before the call was paused.
     pub(super) async fn slot(&self, errand: Errand<'_>) -> Option<Slot> {
+        if let Some(bare) = super::fault::without_budget() {
+            return Some(bare);
+        }
         let asked = Instant::now();
         let mut operators = self.pauses.subscribe();
         let paused =

@@ -2,10 +2,17 @@
 //!
 //! They exist only in builds with the feature `fault-points`; in any other build they are nothing. In such a build the
 //! variable `IM_DISPATCHER_FAULT` holds `<point>=<action>[@<n>]`: at the n-th pass of the point (the first by default)
-//! the process is aborted (`abort`), stopped as by SIGSTOP until SIGCONT (`freeze`), or waits (`sleep:<ms>`).
+//! the process is aborted (`abort`), stopped as by SIGSTOP until SIGCONT (`freeze`), or waits (`sleep:<ms>`). `budget=off`
+//! makes every call without a slot: the benchmark's measure of what the budget costs.
 
 #[cfg(feature = "fault-points")]
-pub(super) use armed::point;
+pub(super) use armed::{point, without_budget};
+
+/// Never.
+#[cfg(not(feature = "fault-points"))]
+pub(super) const fn without_budget() -> Option<crate::budget::Slot> {
+    None
+}
 
 /// Does nothing.
 #[cfg(not(feature = "fault-points"))]
@@ -33,6 +40,7 @@ mod armed {
         Abort,
         Freeze,
         Sleep(Duration),
+        Off,
     }
 
     static PLANS: OnceLock<Vec<(Plan, AtomicU64)>> = OnceLock::new();
@@ -53,6 +61,7 @@ mod armed {
         let action = match action {
             "abort" => Action::Abort,
             "freeze" => Action::Freeze,
+            "off" => Action::Off,
             other => {
                 let ms = other.strip_prefix("sleep:").and_then(|ms| ms.parse().ok());
                 Action::Sleep(Duration::from_millis(
@@ -77,8 +86,15 @@ mod armed {
                 Action::Abort => std::process::abort(),
                 Action::Freeze => freeze(),
                 Action::Sleep(time) => tokio::time::sleep(time).await,
+                Action::Off => {}
             }
         }
+    }
+
+    /// A slot of no budget, where the plan is `budget=off`.
+    pub(in crate::worker) fn without_budget() -> Option<crate::budget::Slot> {
+        let off = |(plan, _): &(Plan, AtomicU64)| plan.point == "budget" && matches!(plan.action, Action::Off);
+        plans().iter().any(off).then(crate::budget::Slot::bare)
     }
 
     /// Stops the whole process, as an operator's SIGSTOP or a host that is suspended would.

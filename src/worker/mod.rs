@@ -18,6 +18,7 @@ mod group_commit;
 mod judge;
 mod ledger;
 mod look;
+mod meters;
 mod operation;
 mod outbox;
 mod pair;
@@ -155,6 +156,7 @@ async fn pulse(ctx: Arc<Context>) {
             () = tokio::time::sleep(PULSE) => {}
         }
         beats = beats.wrapping_add(1);
+        meters::show(&ctx);
         if ctx.database_is_away() {
             if ctx.store.is_writable().await {
                 ctx.set_database_away(false);
