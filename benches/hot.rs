@@ -8,7 +8,7 @@ use im_dispatcher::{
         AccountId, Command, ErrorCode,
         job::{Job, Task},
     },
-    im::{Pair, check_reply, encode_batch, encode_send, lookup, user_sig},
+    im::{Pair, encode_batch, encode_send, lookup, reply::check_reply, user_sig},
     simulator::{SAMPLE_SDK_APP_ID, SAMPLE_SECRET},
 };
 
@@ -54,7 +54,15 @@ fn encode(bench: &mut Criterion) {
 fn sign(bench: &mut Criterion) {
     let secret = SAMPLE_SECRET.into();
     bench.bench_function("sign a UserSig", |b| {
-        b.iter(|| user_sig::sign(SAMPLE_SDK_APP_ID, black_box("administrator"), &secret, 1_700_000_000, 180));
+        b.iter(|| {
+            user_sig::sign(
+                SAMPLE_SDK_APP_ID,
+                black_box("administrator"),
+                &secret,
+                1_700_000_000,
+                180,
+            )
+        });
     });
 }
 

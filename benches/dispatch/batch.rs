@@ -18,7 +18,11 @@ const JOBS: [usize; 2] = [2, 100];
 
 pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    let recipients = if arguments.jobs == 0 { RECIPIENTS } else { arguments.jobs };
+    let recipients = if arguments.jobs == 0 {
+        RECIPIENTS
+    } else {
+        arguments.jobs
+    };
     for _ in 0..arguments.rounds {
         for jobs in JOBS {
             let stage = Stage::open(lab, Duration::ZERO).await?;
@@ -36,7 +40,9 @@ async fn run(stage: &Stage<'_>, recipients: usize, jobs: usize, figures: &mut Fi
     let size = recipients / jobs;
     let bodies: Vec<String> = (0..jobs)
         .map(|job| {
-            let to: Vec<String> = (0..size).map(|number| format!("user_{}", job * size + number)).collect();
+            let to: Vec<String> = (0..size)
+                .map(|number| format!("user_{}", job * size + number))
+                .collect();
             json!({"type": "batch_send", "id": format!("batch-{job}"), "group": "campaign", "to": to,
                    "message": {"text": "The summer sale has begun: everything for the garden at half its price."}})
             .to_string()
@@ -54,7 +60,10 @@ async fn run(stage: &Stage<'_>, recipients: usize, jobs: usize, figures: &mut Fi
         if closed == jobs as i64 {
             break;
         }
-        ensure!(began.elapsed() < Duration::from_mins(5), "{closed} of {jobs} batches ended");
+        ensure!(
+            began.elapsed() < Duration::from_mins(5),
+            "{closed} of {jobs} batches ended"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let seconds = began.elapsed().as_secs_f64();
@@ -71,9 +80,17 @@ async fn run(stage: &Stage<'_>, recipients: usize, jobs: usize, figures: &mut Fi
     let variant = format!("{jobs} batches of {size}");
     let thousand = |seconds: f64| seconds * 1_000.0 / recipients as f64;
     figures.add(&variant, "recipients/s from publish", recipients as f64 / seconds);
-    figures.add(&variant, "first to last call", recipients as f64 / ((last - first) as f64 / 1e6));
+    figures.add(
+        &variant,
+        "first to last call",
+        recipients as f64 / ((last - first) as f64 / 1e6),
+    );
     figures.add(&variant, "CPU s/1,000", thousand(cpu - cpu_before));
-    figures.add(&variant, "Postgres", thousand(services.postgres - services_before.postgres));
+    figures.add(
+        &variant,
+        "Postgres",
+        thousand(services.postgres - services_before.postgres),
+    );
     figures.add(&variant, "RabbitMQ", thousand(services.broker - services_before.broker));
     figures.add(&variant, "peak MiB", peak as f64 / 1024.0);
     Ok(())

@@ -28,7 +28,9 @@ impl Figures {
 
     /// The median of a figure's rounds.
     pub(crate) fn median(&self, variant: &str, name: &'static str) -> Option<f64> {
-        self.values.get(&(variant.to_owned(), name)).map(|values| median(values))
+        self.values
+            .get(&(variant.to_owned(), name))
+            .map(|values| median(values))
     }
 
     /// Adds how the medians of one variant compare with another's.

@@ -10,13 +10,7 @@ const TICKS: f64 = 100.0;
 fn stat(pid: u32) -> Option<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name may have blanks: fields are counted from its closing parenthesis.
-    Some(
-        stat.rsplit_once(')')?
-            .1
-            .split_whitespace()
-            .map(str::to_owned)
-            .collect(),
-    )
+    Some(stat.rsplit_once(')')?.1.split_whitespace().map(str::to_owned).collect())
 }
 
 fn field(stat: &[String], index: usize) -> f64 {
@@ -48,7 +42,11 @@ pub(crate) fn cpu_seconds_of_family(leader: u32) -> f64 {
         })
         .map(|(pid, stat)| {
             let own = field(&stat, 11) + field(&stat, 12);
-            let ended = if pid == leader { field(&stat, 13) + field(&stat, 14) } else { 0.0 };
+            let ended = if pid == leader {
+                field(&stat, 13) + field(&stat, 14)
+            } else {
+                0.0
+            };
             (own + ended) / TICKS
         })
         .sum()

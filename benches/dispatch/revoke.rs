@@ -19,7 +19,11 @@ const LIMITS: [u32; 2] = [0, 200];
 
 pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    let recipients = if arguments.jobs == 0 { RECIPIENTS } else { arguments.jobs };
+    let recipients = if arguments.jobs == 0 {
+        RECIPIENTS
+    } else {
+        arguments.jobs
+    };
     for round in 0..arguments.rounds {
         for limit in LIMITS {
             // A hundred seconds each: once is enough, since it is the budget that is measured.
@@ -44,9 +48,14 @@ async fn run(stage: &Stage<'_>, recipients: usize, limit: u32, figures: &mut Fig
         .to_string()
     });
     stage.producer.publish("normal", singles).await?;
-    let rest: Vec<String> = (recipients / 2..recipients).map(|number| format!("user_{number}")).collect();
+    let rest: Vec<String> = (recipients / 2..recipients)
+        .map(|number| format!("user_{number}"))
+        .collect();
     let batch = json!({"type": "batch_send", "id": "batch", "group": "campaign", "to": rest, "message": text});
-    stage.producer.publish("bulk", std::iter::once(batch.to_string())).await?;
+    stage
+        .producer
+        .publish("bulk", std::iter::once(batch.to_string()))
+        .await?;
     for (kind, count) in [("send", recipients / 2), ("batch_send", recipients - recipients / 2)] {
         let sent = format!("im_dispatcher_messages_total{{type=\"{kind}\",outcome=\"sent\"}}");
         stage.reaches(&sent, count as u64, &sending).await?;
@@ -68,18 +77,30 @@ async fn run(stage: &Stage<'_>, recipients: usize, limit: u32, figures: &mut Fig
     let peak = process::peak_rss_kib(worker.pid());
     let (cpu, _) = worker.end().await?;
     let calls = stage.calls("admin_msgwithdraw").await?;
-    ensure!(calls.len() == recipients, "{} calls for {recipients} messages", calls.len());
+    ensure!(
+        calls.len() == recipients,
+        "{} calls for {recipients} messages",
+        calls.len()
+    );
     let first = calls.iter().map(|call| call.at).min().context("a call")?;
     let last = calls.iter().map(|call| call.at).max().context("a call")?;
     let rate = (recipients - 1) as f64 / ((last - first) as f64 / 1e6);
-    let variant = if limit == 0 { "no limit".to_owned() } else { format!("{limit}/s") };
+    let variant = if limit == 0 {
+        "no limit".to_owned()
+    } else {
+        format!("{limit}/s")
+    };
     let thousand = |seconds: f64| seconds * 1_000.0 / recipients as f64;
     figures.add(&variant, "calls/s", rate);
     if limit > 0 {
         figures.add(&variant, "of the budget", rate / f64::from(limit));
     }
     figures.add(&variant, "CPU s/1,000", thousand(cpu - cpu_before));
-    figures.add(&variant, "Postgres", thousand(services.postgres - services_before.postgres));
+    figures.add(
+        &variant,
+        "Postgres",
+        thousand(services.postgres - services_before.postgres),
+    );
     figures.add(&variant, "RabbitMQ", thousand(services.broker - services_before.broker));
     figures.add(&variant, "peak MiB", peak as f64 / 1024.0);
     Ok(())

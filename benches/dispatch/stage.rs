@@ -84,7 +84,9 @@ pub(crate) struct Running {
 
 impl Running {
     fn spawn(command: &mut Command) -> anyhow::Result<Self> {
-        let child = command.spawn().with_context(|| format!("start {:?}", command.get_program()))?;
+        let child = command
+            .spawn()
+            .with_context(|| format!("start {:?}", command.get_program()))?;
         Ok(Self { pid: child.id(), child })
     }
 
@@ -160,7 +162,10 @@ impl<'a> Stage<'a> {
             database,
             simulator: None,
             im_url: String::new(),
-            http: reqwest::Client::builder().no_proxy().tls_certs_only(Vec::new()).build()?,
+            http: reqwest::Client::builder()
+                .no_proxy()
+                .tls_certs_only(Vec::new())
+                .build()?,
             http_port: free_port()?,
         };
         stage.start_simulator(latency).await?;
@@ -171,7 +176,15 @@ impl<'a> Stage<'a> {
         let file = self.lab.directory.path().join(format!("{}.url", self.database));
         let mut command = Command::new(&self.lab.worker);
         command
-            .args(["simulate", "--listen", "127.0.0.1:0", "--threads", "1", "--rate-limit", "0"])
+            .args([
+                "simulate",
+                "--listen",
+                "127.0.0.1:0",
+                "--threads",
+                "1",
+                "--rate-limit",
+                "0",
+            ])
             .args(["--batch-recipients-per-minute", "0", "--keep-calls", "2000000"])
             .args(["--latency", &format!("{}ms", latency.as_millis())])
             .arg("--url-file")
@@ -272,7 +285,9 @@ impl<'a> Stage<'a> {
     /// The value of one of the worker's metrics, named with its labels; 0 while it doesn't answer.
     pub(crate) async fn metric(&self, name: &str) -> anyhow::Result<u64> {
         let url = format!("http://127.0.0.1:{}/metrics", self.http_port);
-        let Ok(answer) = self.http.get(url).send().await else { return Ok(0) };
+        let Ok(answer) = self.http.get(url).send().await else {
+            return Ok(0);
+        };
         let text = answer.text().await?;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(line.map_or(Ok(0), str::parse)?)
@@ -302,7 +317,10 @@ impl<'a> Stage<'a> {
                 return Ok(now);
             }
             if process::has_ended(worker.pid()) {
-                bail!("the worker has ended; its log is {}", self.lab.directory.path().display());
+                bail!(
+                    "the worker has ended; its log is {}",
+                    self.lab.directory.path().display()
+                );
             }
             ensure!(Instant::now() < deadline, "{metric} stays at {now} of {value}");
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -332,9 +350,12 @@ impl<'a> Stage<'a> {
             simulator.end().await?;
         }
         let mut connection = PgConnection::connect(&self.lab.database_url).await?;
-        sqlx::query(sqlx::AssertSqlSafe(format!("DROP DATABASE {} WITH (FORCE)", self.database)))
-            .execute(&mut connection)
-            .await?;
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "DROP DATABASE {} WITH (FORCE)",
+            self.database
+        )))
+        .execute(&mut connection)
+        .await?;
         self.producer.delete().await
     }
 }

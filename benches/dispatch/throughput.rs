@@ -57,7 +57,11 @@ pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<
                 stage.prepare().await?;
                 let publish = (0..jobs).map(|number| jobs::send(number, &jobs::recipient(number)));
                 stage.producer.publish("normal", publish).await?;
-                let run = if reference { run_reference(&stage, jobs).await? } else { run_worker(&stage, jobs).await? };
+                let run = if reference {
+                    run_reference(&stage, jobs).await?
+                } else {
+                    run_worker(&stage, jobs).await?
+                };
                 let variant = format!("{} {latency} ms", if reference { "reference" } else { "im-dispatcher" });
                 let thousand = |seconds: f64| seconds * 1_000.0 / jobs as f64;
                 figures.add(&variant, RATE, jobs as f64 / run.seconds);

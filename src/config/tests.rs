@@ -353,7 +353,7 @@ fn a_cluster_is_a_list_of_urls_and_each_is_checked_and_masked() {
     let urls = "amqp://u:pw1@h1/%2f, amqps://u:pw2@h2/%2f";
     let settings = load("", &[("AMQP_URL", urls)], &[]).unwrap();
     assert_eq!(
-        crate::config::mask_url(&settings.amqp_url),
+        super::mask_url(&settings.amqp_url),
         "amqp://u:***@h1/%2f,amqps://u:***@h2/%2f"
     );
     let text = error("", &[("AMQP_URL", "amqp://u:pw1@h1/%2f,http://u:pw2@h2")]);

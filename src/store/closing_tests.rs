@@ -5,8 +5,8 @@ use std::time::Duration;
 use sqlx::PgPool;
 
 use super::{
-    CallPair, HandedOver, Handover, MemberFailure, OutboxEvent, OutboxLetter, Parcel, PartNext, PartOutcome,
-    RetryFilter, Room, Store, WorkKind, WorkUnit,
+    CallPair, Caller, CapRule, HandedOver, Handover, MemberFailure, OutboxEvent, OutboxLetter, Parcel, PartNext,
+    PartOutcome, RetryFilter, Room, Store, WorkKind, WorkUnit,
 };
 use crate::domain::{AccountId, AppName, Command, JobId, Lane, MessageState};
 
@@ -38,6 +38,7 @@ async fn hand_over(store: &Store) {
         command: Command::BatchSendMsg,
         parcel: &parcel,
         delay: Duration::ZERO,
+        opens_at: None,
     };
     assert!(matches!(store.hand_over(&handover).await.unwrap(), HandedOver::Done));
 }
@@ -73,9 +74,18 @@ fn event() -> OutboxEvent {
 async fn fails(store: &Store, unit: &WorkUnit) {
     assert_eq!(unit.kind, WorkKind::Deliver);
     let token = uuid::Uuid::new_v4();
+    let caller = Caller {
+        token,
+        sender: "administrator",
+        encoder: 1,
+    };
+    let uncapped = CapRule {
+        scopes: &[],
+        event: &|_| event(),
+    };
     let pair = |_| CallPair { seq: 1, random: 2 };
     let claim = store
-        .claim_part(unit, token, "administrator", 1, pair, |_| event())
+        .claim_part(unit, caller, uncapped, pair, |_| event())
         .await
         .unwrap();
     let failed = claim.call.unwrap().members.into_iter().map(|member| MemberFailure {
