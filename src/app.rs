@@ -50,7 +50,7 @@ pub async fn run_worker(
     watch_signals(draining.clone(), stopping.clone())?;
     let mut hangups = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
     let metrics = Arc::new(Metrics::new());
-    let database = StoreOptions::new(settings.require_database()?.clone());
+    let database = StoreOptions::for_worker(settings.require_database()?.clone());
     let store = Store::new(&database)?;
     let http = settings.require_http()?;
     let clients = clients(&settings)?;
@@ -296,7 +296,8 @@ pub fn broker_options(settings: &Settings) -> anyhow::Result<BrokerOptions> {
     Ok(options)
 }
 
-/// High 16; the others twice the calls in flight at their limit (a quarter second's worth), up to 2,000 with limits off.
+/// High 16; the others twice the calls in flight at their limit (a quarter second's worth); with limits off four times the calls
+/// in flight, for those whose claim or outcome is being written, up to 2,000.
 fn prefetch(settings: &Settings) -> [u16; 3] {
     let limit = settings
         .apps
@@ -307,7 +308,7 @@ fn prefetch(settings: &Settings) -> [u16; 3] {
         })
         .max()
         .unwrap_or(50);
-    let most = limit.clamp(50, MOST_PREFETCH.min(2 * settings.worker.max_in_flight.max(25))) as u16;
+    let most = limit.clamp(50, MOST_PREFETCH.min(4 * settings.worker.max_in_flight.max(25))) as u16;
     let default = [16, most, most];
     Lane::ALL.map(|lane| settings.lanes[lane.index()].prefetch.unwrap_or(default[lane.index()]))
 }

@@ -12,6 +12,7 @@ mod latency;
 mod memory;
 mod process;
 mod revoke;
+mod rows;
 mod stage;
 mod throughput;
 
@@ -32,6 +33,8 @@ enum Part {
     Revoke,
     /// Memory, start-up and throughput with a long queue.
     Memory,
+    /// Lookups and inserts with tens of millions of rows.
+    Rows,
 }
 
 /// Measures one part and prints a table.
@@ -42,7 +45,7 @@ struct Arguments {
     /// Rounds of each variant; figures are their medians.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Jobs of a throughput run at 0 ms, recipients of a batch run, jobs that wait in the memory run; 0: the part's own.
+    /// Jobs of a throughput run, recipients of a batch or revoke run, jobs that wait, rows: 0 is the part's own number.
     #[arg(long, default_value_t = 0)]
     jobs: usize,
     /// Only the dispatcher, not the reference: for a profile.
@@ -63,6 +66,9 @@ struct Arguments {
     /// The broker's process, for its CPU seconds.
     #[arg(long, default_value_t = 0)]
     broker_pid: u32,
+    /// The private Postgres's log, for the plans of the lookups.
+    #[arg(long)]
+    postgres_log: Option<PathBuf>,
     /// Where the figures go as JSON.
     #[arg(long)]
     json: PathBuf,
@@ -85,6 +91,7 @@ async fn main() -> anyhow::Result<()> {
         Part::Batch => batch::measure(&lab, &arguments).await?,
         Part::Revoke => revoke::measure(&lab, &arguments).await?,
         Part::Memory => memory::measure(&lab, &arguments).await?,
+        Part::Rows => rows::measure(&lab, &arguments).await?,
     };
     let versions = lab.versions(&arguments.broker_version).await?;
     figures.print(&arguments.machine, &versions)?;

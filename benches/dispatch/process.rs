@@ -23,13 +23,7 @@ pub(crate) fn cpu_seconds(pid: u32) -> f64 {
     stat(pid).map_or(0.0, |stat| (field(&stat, 11) + field(&stat, 12)) / TICKS)
 }
 
-/// CPU seconds of this process.
-pub(crate) fn cpu_seconds_of_self() -> f64 {
-    cpu_seconds(std::process::id())
-}
-
-/// CPU seconds of this process's threads that haven't ended are in `cpu_seconds`; these are of processes whose parent or
-/// group leader is `leader`, and of children that ended (which a parent's `cutime` and `cstime` keep).
+/// CPU seconds of a process and of those whose parent or group leader it is, and of its children that ended.
 pub(crate) fn cpu_seconds_of_family(leader: u32) -> f64 {
     let Ok(entries) = fs::read_dir("/proc") else { return 0.0 };
     entries

@@ -201,7 +201,7 @@ async fn main() -> anyhow::Result<()> {
             () = shared.done.notified() => break,
         };
         if began.is_none() {
-            began = Some((unix_micros(), process::cpu_seconds_of_self()));
+            began = Some((unix_micros(), process::cpu_seconds(std::process::id())));
             writeln!(std::io::stderr(), "began")?;
         }
         let shared = Arc::clone(&shared);
@@ -213,7 +213,7 @@ async fn main() -> anyhow::Result<()> {
         });
     }
     let ended = unix_micros();
-    let cpu = process::cpu_seconds_of_self();
+    let cpu = process::cpu_seconds(std::process::id());
     let peak = process::peak_rss_kib(std::process::id());
     let (began, cpu_before) = began.context("no delivery came")?;
     if let Some(file) = arguments.stamps {

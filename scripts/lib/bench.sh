@@ -16,11 +16,8 @@ bench_services() {
 
 # bench_broker FIELD: the private broker's process, or its version.
 bench_broker() {
-  local file="$bench_state/services/rabbitmq/pid"
-  # The data is elsewhere where the services' accounts can't reach the state folder.
-  [ -r "$file" ] || file=$(find /var/tmp/im-dispatcher-*/rabbitmq -maxdepth 1 -name pid -newer "$bench_state" 2>/dev/null | head -n 1)
   case $1 in
-    pid) cut -d ' ' -f 1 "$file" 2>/dev/null || echo 0 ;;
+    pid) cut -d ' ' -f 1 "$bench_state/services/rabbitmq/pid" ;;
     version) find /usr/lib/rabbitmq/lib -maxdepth 1 -name 'rabbitmq_server-*' 2>/dev/null | sed 's/.*-//' | head -n 1 ;;
   esac
 }

@@ -119,23 +119,28 @@ pub(super) struct Request {
 #[derive(Clone)]
 pub struct Publisher {
     pub(super) shared: Arc<Shared>,
-    channels: Arc<[(Kind, mpsc::Sender<Request>)]>,
+    plain: Arc<[mpsc::Sender<Request>]>,
+    mandatory: Arc<[mpsc::Sender<Request>]>,
     turn: Arc<AtomicUsize>,
 }
 
 impl Publisher {
     /// A publisher, and the other ends of its channels' queues.
     pub(super) fn new(shared: &Arc<Shared>) -> (Self, Vec<(Kind, mpsc::Receiver<Request>)>) {
-        let (mut senders, mut receivers) = (Vec::new(), Vec::new());
+        let (mut plain, mut mandatory, mut receivers) = (Vec::new(), Vec::new(), Vec::new());
         for kind in CHANNELS {
             let (sender, receiver) = mpsc::channel(QUEUE);
-            senders.push((kind, sender));
+            match kind {
+                Kind::Plain => plain.push(sender),
+                Kind::Mandatory => mandatory.push(sender),
+            }
             receivers.push((kind, receiver));
         }
         (
             Self {
                 shared: Arc::clone(shared),
-                channels: senders.into(),
+                plain: plain.into(),
+                mandatory: mandatory.into(),
                 turn: Arc::default(),
             },
             receivers,
@@ -260,11 +265,9 @@ impl Publisher {
     }
 
     /// The channels of a kind by turns.
-    fn channel(&self, mandatory: bool) -> mpsc::Sender<Request> {
-        let kind = if mandatory { Kind::Mandatory } else { Kind::Plain };
-        let of_kind: Vec<_> = self.channels.iter().filter(|(of, _)| *of == kind).collect();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % of_kind.len();
-        of_kind[turn].1.clone()
+    fn channel(&self, mandatory: bool) -> &mpsc::Sender<Request> {
+        let channels = if mandatory { &self.mandatory } else { &self.plain };
+        &channels[self.turn.fetch_add(1, Ordering::Relaxed) % channels.len()]
     }
 }
 

@@ -120,7 +120,7 @@ impl Store {
     /// tried again, and a claim that had been committed comes back as `Existing` with its own token.
     pub async fn claim_new(&self, high: bool, claims: &[NewClaim]) -> Result<Vec<ClaimVerdict>, StoreError> {
         let mut order: Vec<&NewClaim> = claims.iter().collect();
-        // One order in every statement: opposite orders deadlock.
+        // One order in every statement: opposite orders deadlock; the statement searches the ids, too.
         order.sort_unstable_by(|a, b| a.id.cmp(&b.id));
         let mut found = HashMap::with_capacity(claims.len());
         // An id without a verdict is one that another transaction is committing: asked again in a new statement.
@@ -158,45 +158,38 @@ impl Store {
         let column = Columns::of(claims);
         let rows = sqlx::query!(
             r#"
-            WITH input AS (
-                SELECT * FROM unnest($1::text[], $2::bytea[], $3::int2[], $4::text[], $5::text[], $6::int2[],
-                                     $7::text[], $8::text[], $9::timestamptz[], $10::timestamptz[], $11::int2[],
-                                     $12::int8[], $13::int8[], $14::int2[], $15::uuid[], $16::bool[], $17::bool[])
-                    AS i(id, digest, type, app, group_name, lane, from_account, to_account, send_at, expires_at,
-                         on_unknown, seq, random, encoder, token, expired, online_only)
-            ), verdict AS (
-                SELECT i.*, r.id AS revocation
-                FROM input i
-                LEFT JOIN LATERAL (
-                    SELECT t.id FROM revocations t
-                    WHERE t.target_job = i.id AND (t.to_accounts IS NULL OR i.to_account = ANY (t.to_accounts))
-                    UNION ALL
-                    SELECT g.id FROM revocations g
-                    WHERE g.target_group = i.group_name AND g.lifted_at IS NULL AND g.expires_at > now()
-                    LIMIT 1
-                ) r ON true
-            ), job AS (
+            WITH job AS (
                 INSERT INTO jobs (id, digest, type, app, group_name, lane, owner, state, total, send_at, expires_at, on_unknown,
                                   online_only)
                 SELECT id, digest, type, app, group_name, lane, 0, 1, 1, send_at, expires_at, on_unknown, online_only
-                FROM input ORDER BY id
+                FROM unnest($1::text[], $2::bytea[], $3::int2[], $4::text[], $5::text[], $6::int2[], $9::timestamptz[],
+                            $10::timestamptz[], $11::int2[], $17::bool[])
+                    AS i(id, digest, type, app, group_name, lane, send_at, expires_at, on_unknown, online_only)
                 ON CONFLICT (id) DO NOTHING
-                RETURNING id, created_at
-            ), message AS (
-                INSERT INTO messages (created_at, job_id, idx, from_account, to_account, state, attempts, token, seq,
-                                      random, encoder, first_call_at, last_call_at, call_by, revoke_id)
-                SELECT job.created_at, job.id, 0, v.from_account, v.to_account,
-                       CASE WHEN v.revocation IS NOT NULL THEN 5 WHEN v.expired THEN 6 ELSE 1 END,
-                       CASE WHEN v.revocation IS NOT NULL OR v.expired THEN 0 ELSE 1 END,
-                       v.token, v.seq, v.random, v.encoder,
-                       CASE WHEN v.revocation IS NULL AND NOT v.expired THEN clock_timestamp() END,
-                       CASE WHEN v.revocation IS NULL AND NOT v.expired THEN clock_timestamp() END,
-                       CASE WHEN v.revocation IS NULL AND NOT v.expired THEN clock_timestamp() + interval '3 seconds' END,
-                       v.revocation
-                FROM job JOIN verdict v USING (id)
+                RETURNING id, created_at, group_name, width_bucket(id COLLATE "C", $1) AS at
             )
-            SELECT v.id AS "id!", job.created_at AS "created_at?", v.revocation AS "revocation?", v.expired AS "expired!"
-            FROM verdict v LEFT JOIN job USING (id)
+            INSERT INTO messages (created_at, job_id, idx, from_account, to_account, state, attempts, token, seq,
+                                  random, encoder, first_call_at, last_call_at, call_by, revoke_id)
+            SELECT n.created_at, n.id, 0, ($7::text[])[at], n.to_account,
+                   CASE WHEN n.revocation IS NOT NULL THEN 5 WHEN n.expired THEN 6 ELSE 1 END,
+                   CASE WHEN n.revocation IS NOT NULL OR n.expired THEN 0 ELSE 1 END,
+                   ($15::uuid[])[at], ($12::int8[])[at], ($13::int8[])[at], ($14::int2[])[at],
+                   CASE WHEN n.revocation IS NULL AND NOT n.expired THEN n.now END,
+                   CASE WHEN n.revocation IS NULL AND NOT n.expired THEN n.now END,
+                   CASE WHEN n.revocation IS NULL AND NOT n.expired THEN n.now + interval '3 seconds' END,
+                   n.revocation
+            FROM (
+                SELECT job.*, ($8::text[])[at] AS to_account, ($16::bool[])[at] AS expired, clock_timestamp() AS now, (
+                    SELECT t.id FROM revocations t
+                    WHERE t.target_job = job.id AND (t.to_accounts IS NULL OR ($8::text[])[at] = ANY (t.to_accounts))
+                    UNION ALL
+                    SELECT g.id FROM revocations g
+                    WHERE g.target_group = job.group_name AND g.lifted_at IS NULL AND g.expires_at > now()
+                    LIMIT 1
+                ) AS revocation
+                FROM job OFFSET 0
+            ) n
+            RETURNING job_id, created_at, state, revoke_id
             "#,
             &column.ids as &[&str],
             &column.digests as &[&[u8]],
@@ -220,23 +213,25 @@ impl Store {
         .await
         .map_err(|error| StoreError::query("claim jobs", error))?;
 
-        let mut existing = Vec::new();
+        let mut inserted: HashMap<String, ClaimVerdict> = HashMap::with_capacity(rows.len());
         for row in rows {
-            let Some(claim) = claims.iter().find(|claim| claim.id.as_str() == row.id) else {
-                continue;
-            };
-            let verdict = match (row.created_at, row.revocation) {
-                (None, _) => {
-                    existing.push(*claim);
-                    continue;
-                }
-                (Some(_), Some(revocation)) => ClaimVerdict::Cancelled {
+            let verdict = match row.revoke_id {
+                Some(revocation) => ClaimVerdict::Cancelled {
                     revocation: parse_id(&revocation)?,
                 },
-                (Some(_), None) if row.expired => ClaimVerdict::Expired,
-                (Some(created_at), None) => ClaimVerdict::Claimed { created_at },
+                None if row.state == MessageState::Expired.number() => ClaimVerdict::Expired,
+                None => ClaimVerdict::Claimed {
+                    created_at: row.created_at,
+                },
             };
-            found.insert(claim.id.clone(), verdict);
+            inserted.insert(row.job_id, verdict);
+        }
+        let mut existing = Vec::new();
+        for claim in claims {
+            match inserted.remove(claim.id.as_str()) {
+                Some(verdict) => drop(found.insert(claim.id.clone(), verdict)),
+                None => existing.push(*claim),
+            }
         }
         if !existing.is_empty() {
             for (id, job) in self.existing_jobs(high, &existing).await? {
@@ -269,8 +264,9 @@ impl Store {
                    m.generation AS "generation?", m.msg_key AS "msg_key?", m.msg_time AS "msg_time?",
                    m.error_code AS "message_error_code?", m.error_message AS "message_error?", m.revoke_id AS "revoke_id?"
             FROM jobs j
-            LEFT JOIN messages m ON m.job_id = j.id AND m.created_at = j.created_at AND m.idx = 0
-                                AND j.total = 1 AND j.type IN (0, 3)
+            LEFT JOIN LATERAL (
+                SELECT * FROM messages m WHERE m.job_id = j.id AND m.created_at = j.created_at AND m.idx = 0 OFFSET 0
+            ) m ON j.total = 1 AND j.type IN (0, 3)
             WHERE j.id = ANY ($1)
             "#,
             &ids as &[&str],

@@ -74,6 +74,15 @@ fn event() -> OutboxEvent {
 async fn fails(store: &Store, unit: &WorkUnit) {
     assert_eq!(unit.kind, WorkKind::Deliver);
     let token = uuid::Uuid::new_v4();
+    let caller = Caller {
+        token,
+        sender: "administrator",
+        encoder: 1,
+    };
+    let uncapped = CapRule {
+        scopes: &[],
+        event: &|_| event(),
+    };
     let pair = |_| CallPair { seq: 1, random: 2 };
     let caller = Caller {
         token,

@@ -92,6 +92,8 @@ pub struct StoreOptions {
     pub max_connections: u32,
     /// How long a statement waits for a free connection before it fails.
     pub acquire_timeout: Duration,
+    /// Statements find rows by their keys, whatever the planner thinks of small tables: see [`StoreOptions::for_worker`].
+    pub by_keys: bool,
 }
 
 impl StoreOptions {
@@ -101,9 +103,28 @@ impl StoreOptions {
             url,
             max_connections: 6,
             acquire_timeout: Duration::from_secs(5),
+            by_keys: false,
+        }
+    }
+
+    /// The same for a worker, whose statements all look some hundred rows up by their keys. A plan that is made while a
+    /// table or a week's partition is still small would scan it, and being kept for the connection go on doing so while the
+    /// table grows by thousands of rows a second: so a worker's connections join by nested loops over indexes only.
+    pub fn for_worker(url: SecretString) -> Self {
+        Self {
+            by_keys: true,
+            ..Self::new(url)
         }
     }
 }
+
+/// What leaves nested loops over indexes.
+const BY_KEYS: [(&str, &str); 4] = [
+    ("enable_seqscan", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    ("enable_material", "off"),
+];
 
 /// The database, cheap to clone.
 #[derive(Debug, Clone)]
@@ -128,6 +149,7 @@ impl Store {
             .application_name("im-dispatcher")
             // Every promise rests on it, whatever the server's default is.
             .options([("synchronous_commit", "on"), ("timezone", "UTC"), ("jit", "off")]);
+        let connect = if options.by_keys { connect.options(BY_KEYS) } else { connect };
         let high = (options.max_connections / 3).clamp(1, 2);
         let pool = |connections: u32| {
             PgPoolOptions::new()

@@ -141,10 +141,12 @@ impl Store {
             let pending = pending_members(&mut tx, unit, first, last).await?;
             claim.suppressed = self.reserve_or_suppress(&mut tx, unit, &pending, caps).await?;
         }
+        // With the call's name at once: a second update of each row would be as dear as this one.
+        let call_id = Uuid::new_v4();
         let mut members: Vec<Member> = sqlx::query!(
             r#"
             UPDATE messages
-            SET state = 1, token = $5, attempts = attempts + 1, first_call_at = coalesce(first_call_at, clock_timestamp()),
+            SET state = 1, token = $5, call_id = $6, attempts = attempts + 1, first_call_at = coalesce(first_call_at, clock_timestamp()),
                 last_call_at = clock_timestamp(), call_by = clock_timestamp() + interval '3 seconds'
             WHERE job_id = $1 AND created_at = $2 AND idx BETWEEN $3 AND $4 AND state = 0
             RETURNING idx, to_account
@@ -154,6 +156,7 @@ impl Store {
             first,
             last,
             caller.token,
+            call_id,
         )
         .fetch_all(&mut *tx)
         .await
@@ -163,7 +166,7 @@ impl Store {
         .collect();
         members.sort_unstable_by_key(|member| member.idx);
         if !members.is_empty() {
-            claim.call = Some(record_call(&mut tx, unit, caller, members, derive).await?);
+            claim.call = Some(record_call(&mut tx, unit, call_id, caller, members, derive).await?);
         }
         tx.commit()
             .await
@@ -243,10 +246,12 @@ async fn cancel_pending(
     Ok(cancelled)
 }
 
-/// Writes the call's record: the same members as a refused or lost call keep its pair, any others get a new one.
+/// Writes the record of a call whose members have its name already: the same members as a refused or lost call keep its
+/// pair, and get its name back, any others get a new one.
 async fn record_call(
     tx: &mut Transaction<'static, Postgres>,
     unit: &WorkUnit,
+    call_id: Uuid,
     caller: Caller<'_>,
     members: Vec<Member>,
     derive: impl Fn(i32) -> CallPair,
@@ -262,7 +267,7 @@ async fn record_call(
     .fetch_optional(&mut **tx)
     .await
     .map_err(|error| StoreError::query("read a part's last call", error))?;
-    let call = match previous {
+    match previous {
         Some(previous) if previous.members == indexes && previous.encoder == encoder => {
             sqlx::query!(
                 "UPDATE calls SET last_call_at = clock_timestamp(), call_by = clock_timestamp() + interval '3 seconds',
@@ -274,7 +279,17 @@ async fn record_call(
             .execute(&mut **tx)
             .await
             .map_err(|error| StoreError::query("repeat a call's record", error))?;
-            PartCall {
+            sqlx::query!(
+                "UPDATE messages SET call_id = $4 WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3)",
+                unit.job.as_str(),
+                unit.created_at,
+                &indexes,
+                previous.call_id,
+            )
+            .execute(&mut **tx)
+            .await
+            .map_err(|error| StoreError::query("name the members' call", error))?;
+            Ok(PartCall {
                 call_id: previous.call_id,
                 generation: previous.generation,
                 pair: CallPair {
@@ -282,12 +297,11 @@ async fn record_call(
                     random: previous.random as u32,
                 },
                 members,
-            }
+            })
         }
         previous => {
             let generation = previous.map_or(0, |previous| previous.generation + 1);
             let pair = derive(generation);
-            let call_id = Uuid::new_v4();
             sqlx::query!(
                 "INSERT INTO calls (call_id, created_at, job_id, part, generation, app, command, sender, seq, random,
                                     encoder, members, first_call_at, last_call_at, call_by, token)
@@ -310,23 +324,12 @@ async fn record_call(
             .execute(&mut **tx)
             .await
             .map_err(|error| StoreError::query("record a call", error))?;
-            PartCall {
+            Ok(PartCall {
                 call_id,
                 generation,
                 pair,
                 members,
-            }
+            })
         }
-    };
-    sqlx::query!(
-        "UPDATE messages SET call_id = $4 WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3)",
-        unit.job.as_str(),
-        unit.created_at,
-        &indexes,
-        call.call_id,
-    )
-    .execute(&mut **tx)
-    .await
-    .map_err(|error| StoreError::query("name the members' call", error))?;
-    Ok(call)
+    }
 }

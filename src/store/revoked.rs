@@ -84,7 +84,10 @@ impl Store {
                    j.type AS job_type, j.group_name, r.reply_to AS "reply_to?", r.correlation_id AS "correlation_id?",
                    f.keys AS "others!"
             FROM unnest($1::text[], $2::int4[], $3::timestamptz[]) AS i(job_id, idx, created_at)
-            JOIN messages m ON m.job_id = i.job_id AND m.created_at = i.created_at AND m.idx = i.idx
+            -- OFFSET 0: by its key first, and never along the index of all that is to be revoked.
+            CROSS JOIN LATERAL (
+                SELECT * FROM messages x WHERE x.job_id = i.job_id AND x.created_at = i.created_at AND x.idx = i.idx OFFSET 0
+            ) m
             JOIN jobs j ON j.id = m.job_id
             LEFT JOIN revocations r ON r.id = m.revoke_id
             CROSS JOIN LATERAL (SELECT array(SELECT k.msg_key FROM message_keys k

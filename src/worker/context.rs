@@ -41,6 +41,18 @@ use crate::{
 /// for long.
 pub(super) const SLOT_PATIENCE: Duration = Duration::from_secs(30);
 
+/// How many jobs are begun for each call that may be in flight: while calls are under way, the next ones are claimed, and a
+/// claim takes about as long as a quick call. A claim that waits longer than its window is given back.
+const BEGUN_FOR_EACH_CALL: usize = 2;
+
+/// Which reserve a lane's calls take from: 0 high, 1 the others.
+const fn reserve(lane: Lane) -> usize {
+    match lane {
+        Lane::High => 0,
+        Lane::Normal | Lane::Bulk => 1,
+    }
+}
+
 /// Times that the promises rest on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timing {
@@ -152,8 +164,10 @@ pub(crate) struct Context {
     pub(super) policies: LanePolicies,
     /// What an operator paused, a fraction of a second ago at most.
     pub(super) pauses: watch::Sender<Pauses>,
-    /// Calls in flight, by urgency: high has its own reserve.
-    permits: [Arc<Semaphore>; 2],
+    /// Jobs that were begun and not called for yet, calls in flight included, by urgency: high has its own reserve.
+    begun: [Arc<Semaphore>; 2],
+    /// Calls in flight.
+    calls: [Semaphore; 2],
     /// Bodies over 1 MB are decoded one at a time.
     pub(super) large: Semaphore,
     pub(super) cache: JobCache,
@@ -216,7 +230,7 @@ impl Context {
         let claims = [true, false].map(|high| {
             let store = parts.store.clone();
             GroupCommit::start(
-                move |claims: Vec<NewClaim>| {
+                move |claims: Arc<Vec<NewClaim>>| {
                     let store = store.clone();
                     async move { store.claim_new(high, &claims).await }
                 },
@@ -226,7 +240,7 @@ impl Context {
         let sent = [true, false].map(|high| {
             let store = parts.store.clone();
             GroupCommit::start(
-                move |outcomes: Vec<SentOutcome>| {
+                move |outcomes: Arc<Vec<SentOutcome>>| {
                     let store = store.clone();
                     async move { store.record_sent(high, &outcomes).await }
                 },
@@ -236,7 +250,7 @@ impl Context {
         let revoked = {
             let store = parts.store.clone();
             GroupCommit::start(
-                move |outcomes: Vec<RevokeOutcome>| {
+                move |outcomes: Arc<Vec<RevokeOutcome>>| {
                     let store = store.clone();
                     async move {
                         store.record_revoked(&outcomes).await?;
@@ -246,6 +260,7 @@ impl Context {
                 |item| (item.unit.job.clone(), item.unit.part),
             )
         };
+        let in_flight = [parts.high_in_flight as usize, parts.max_in_flight as usize];
         Arc::new(Self {
             events: Events::new(&parts.namespace),
             store: parts.store,
@@ -268,8 +283,8 @@ impl Context {
             limits: parts.limits,
             policies: parts.policies,
             pauses: watch::Sender::default(),
-            permits: [parts.high_in_flight, parts.max_in_flight]
-                .map(|permits| Arc::new(Semaphore::new(permits as usize))),
+            begun: in_flight.map(|calls| Arc::new(Semaphore::new(calls * BEGUN_FOR_EACH_CALL))),
+            calls: in_flight.map(Semaphore::new),
             large: Semaphore::new(1),
             cache: JobCache::default(),
             coalescer: Coalescer::default(),
@@ -299,11 +314,12 @@ impl Context {
         }
     }
 
-    /// Room for a call in flight. Taken before its slot, so that a slot never waits for room.
+    /// Room for a job on its way to its call: given up once the call was answered. Taken before its slot, so that slots are
+    /// not asked for by more jobs than could call.
     pub(super) async fn permit(&self, lane: Lane) -> Result<OwnedSemaphorePermit, Halt> {
-        let permits = Arc::clone(&self.permits[usize::from(lane != Lane::High)]);
+        let begun = Arc::clone(&self.begun[reserve(lane)]);
         tokio::select! {
-            permit = permits.acquire_owned() => permit.map_err(|_| Halt::Stopping),
+            permit = begun.acquire_owned() => permit.map_err(|_| Halt::Stopping),
             () = self.draining.cancelled() => Err(Halt::Stopping),
         }
     }
@@ -369,22 +385,27 @@ impl Context {
         F: FnOnce() -> Fut,
         Fut: Future<Output = Result<T, ImError>>,
     {
-        let Errand { app, command, .. } = errand;
-        loop {
+        let Errand { app, command, lane, .. } = errand;
+        let _call = loop {
             slot.wait_due().await;
+            let until = tokio::time::Instant::from_std(deadline);
+            let Ok(Ok(call)) = tokio::time::timeout_at(until, self.calls[reserve(lane)].acquire()).await else {
+                return Err(CallFailure::TooLate);
+            };
             match slot.use_now() {
-                Ok(()) => break,
+                Ok(()) => break call,
                 // It was moved to later: by urgent work, a throttled answer or a lower limit.
                 Err(Forfeited::Early) if Instant::now() < deadline => continue,
                 Err(Forfeited::Early) => return Err(CallFailure::TooLate),
                 Err(_) => {}
             }
+            drop(call);
             let left = deadline.saturating_duration_since(Instant::now());
             match tokio::time::timeout(left, self.budget.slot(app.key(command), errand.request(true))).await {
                 Ok(another) => slot = another,
                 Err(_) => return Err(CallFailure::TooLate),
             }
-        }
+        };
         let began = Instant::now();
         let result = {
             let _in_flight = self.metrics.begin_call();

@@ -34,12 +34,12 @@ pub(super) enum CommitError {
     Stopped,
 }
 
-impl<T: Clone + Send + Sync + 'static, R: Send + 'static> GroupCommit<T, R> {
+impl<T: Send + Sync + 'static, R: Send + 'static> GroupCommit<T, R> {
     /// Starts the task. `run` writes a batch and answers in its order; items of one `key` never
     /// share a statement: the later one waits for the next.
     pub(super) fn start<F, Fut>(run: F, key: fn(&T) -> Key) -> Self
     where
-        F: Fn(Vec<T>) -> Fut + Send + Sync + 'static,
+        F: Fn(Arc<Vec<T>>) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<Vec<R>, StoreError>> + Send,
     {
         let (sender, mut receiver) = mpsc::channel::<Item<T, R>>(4 * MAX_BATCH);
@@ -81,16 +81,16 @@ fn distinct<T, R>(items: Items<T, R>, key: fn(&T) -> Key) -> (Items<T, R>, Items
 
 /// Writes a batch. One row with bad data fails the whole statement, so then each is written alone and only the
 /// culprit fails.
-async fn commit<T, R, F, Fut>(run: &F, batch: Vec<Item<T, R>>)
+async fn commit<T, R, F, Fut>(run: &F, batch: Items<T, R>)
 where
-    T: Clone,
-    F: Fn(Vec<T>) -> Fut,
+    F: Fn(Arc<Vec<T>>) -> Fut,
     Fut: Future<Output = Result<Vec<R>, StoreError>>,
 {
-    let items: Vec<T> = batch.iter().map(|(item, _)| item.clone()).collect();
-    let error = match retried(run, items).await {
+    let (items, replies): (Vec<T>, Vec<_>) = batch.into_iter().unzip();
+    let items = Arc::new(items);
+    let error = match retried(run, &items).await {
         Ok(answers) => {
-            for ((_, reply), answer) in batch.into_iter().zip(answers) {
+            for (reply, answer) in replies.into_iter().zip(answers) {
                 // Who doesn't wait any more doesn't care.
                 drop(reply.send(Ok(answer)));
             }
@@ -98,15 +98,17 @@ where
         }
         Err(error) => error,
     };
-    if error.is_unavailable() || batch.len() == 1 {
+    // The statement's future, which shared them, has ended.
+    let alone = Arc::try_unwrap(items).ok().filter(|items| items.len() > 1 && !error.is_unavailable());
+    let Some(alone) = alone else {
         let error = Arc::new(error);
-        for (_, reply) in batch {
+        for reply in replies {
             drop(reply.send(Err(Arc::clone(&error))));
         }
         return;
-    }
-    for (item, reply) in batch {
-        let answer = retried(run, vec![item])
+    };
+    for (item, reply) in alone.into_iter().zip(replies) {
+        let answer = retried(run, &Arc::new(vec![item]))
             .await
             .map_err(Arc::new)
             .and_then(|mut answers| {
@@ -124,15 +126,14 @@ where
 }
 
 /// Runs a statement again after a deadlock, a serialisation failure or a lock time-out: nothing of it was written.
-async fn retried<T, R, F, Fut>(run: &F, items: Vec<T>) -> Result<Vec<R>, StoreError>
+async fn retried<T, R, F, Fut>(run: &F, items: &Arc<Vec<T>>) -> Result<Vec<R>, StoreError>
 where
-    T: Clone,
-    F: Fn(Vec<T>) -> Fut,
+    F: Fn(Arc<Vec<T>>) -> Fut,
     Fut: Future<Output = Result<Vec<R>, StoreError>>,
 {
     let mut tries = 0;
     loop {
-        match run(items.clone()).await {
+        match run(Arc::clone(items)).await {
             Err(error) if error.is_retryable_now() && tries < 5 => {
                 tries += 1;
                 tracing::debug!(tries, error = %error, "a statement is tried again");
@@ -154,7 +155,7 @@ mod tests {
     #[tokio::test]
     async fn everything_that_waits_is_written_together_and_answered_in_order() {
         let commit = GroupCommit::start(
-            |items: Vec<u32>| async move { Ok(items.iter().map(|n| n * 2).collect()) },
+            |items: Arc<Vec<u32>>| async move { Ok(items.iter().map(|n| n * 2).collect()) },
             key,
         );
         let answers = futures::future::join_all((0..600).map(|n| commit.submit(n))).await;
@@ -166,12 +167,12 @@ mod tests {
     #[tokio::test]
     async fn items_that_are_the_same_never_share_a_statement() {
         let commit = GroupCommit::start(
-            |items: Vec<u32>| async move {
-                let mut seen = items.clone();
+            |items: Arc<Vec<u32>>| async move {
+                let mut seen = Vec::clone(&items);
                 seen.sort_unstable();
                 seen.dedup();
                 assert_eq!(seen.len(), items.len());
-                Ok(items)
+                Ok(Vec::clone(&items))
             },
             key,
         );
@@ -182,11 +183,11 @@ mod tests {
     #[tokio::test]
     async fn one_bad_item_fails_alone() {
         let commit = GroupCommit::start(
-            |items: Vec<u32>| async move {
+            |items: Arc<Vec<u32>>| async move {
                 if items.contains(&3) {
                     Err(StoreError::Url)
                 } else {
-                    Ok(items)
+                    Ok(Vec::clone(&items))
                 }
             },
             key,

@@ -6,6 +6,7 @@ use std::{
 };
 
 use chrono::Utc;
+use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::{
@@ -206,7 +207,7 @@ pub(super) async fn alone(
     app: &App,
     single: Single<'_>,
 ) -> Result<Verdict, Halt> {
-    let _permit = ctx.permit(delivery.lane).await?;
+    let permit = ctx.permit(delivery.lane).await?;
     if let Some(wait) = Context::gate_wait(app) {
         return hand_over(ctx, delivery, job, wait).await;
     }
@@ -216,7 +217,7 @@ pub(super) async fn alone(
         }
         return hand_over(ctx, delivery, job, Duration::ZERO).await;
     };
-    with_slot(ctx, delivery, job, app, single, slot).await
+    with_slot(ctx, delivery, job, app, single, permit, slot).await
 }
 
 /// The claim of a job for its first call, still without that call's token and pair.
@@ -249,6 +250,7 @@ pub(super) async fn with_slot(
     job: &Job,
     app: &App,
     single: Single<'_>,
+    permit: OwnedSemaphorePermit,
     slot: Slot,
 ) -> Result<Verdict, Halt> {
     if ctx.stopping.is_cancelled() {
@@ -273,7 +275,7 @@ pub(super) async fn with_slot(
     let verdict = ctx.insist(|| ctx.claims[high].submit(claim.clone())).await?;
     super::fault::point("claim.after").await;
     match decided(ctx, delivery, job, app, single, verdict, token).await? {
-        Decision::Call(claimed) => claimed.call(slot, pair, deadline).await,
+        Decision::Call(claimed) => claimed.call(permit, slot, pair, deadline).await,
         Decision::Existing(single, existing) => {
             drop(slot);
             existing_job(ctx, delivery, job, &single, *existing).await
@@ -346,7 +348,13 @@ fn own_claim(existing: &ExistingJob, token: Uuid) -> Option<chrono::DateTime<Utc
 }
 
 impl Claimed<'_> {
-    async fn call(&self, slot: Slot, pair: CallPair, deadline: Instant) -> Result<Verdict, Halt> {
+    async fn call(
+        &self,
+        permit: OwnedSemaphorePermit,
+        slot: Slot,
+        pair: CallPair,
+        deadline: Instant,
+    ) -> Result<Verdict, Halt> {
         let Self {
             ctx,
             delivery,
@@ -356,6 +364,8 @@ impl Claimed<'_> {
         } = self;
         super::fault::point("call.before").await;
         let result = single.call(ctx, app, delivery.lane, slot, pair, deadline).await;
+        // The next job may begin: what is left of this one needs no call.
+        drop(permit);
         super::fault::point("call.after").await;
         self.left_open(match result {
             Ok(accepted) => self.accepted(accepted).await,

@@ -36,10 +36,7 @@ pub(in crate::worker) async fn deliver(
         to: single.to,
     };
     match super::turn(ctx, place, claim).await {
-        Turn::Alone { permit, slot } => {
-            let _permit = permit;
-            with_slot(ctx, delivery, job, app, single, slot).await
-        }
+        Turn::Alone { permit, slot } => with_slot(ctx, delivery, job, app, single, permit, slot).await,
         Turn::Shared {
             verdict: GroupVerdict::Delivery(verdict),
             token,
