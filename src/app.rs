@@ -336,8 +336,7 @@ fn limits_of(settings: &Settings) -> LimitTable {
         .collect()
 }
 
-/// The budget. `answered` reopens a slot when its call was answered, which only the process that made the call knows: there
-/// each process paces by its own log.
+/// The budget: of the fleet, or of this process alone.
 fn budget(settings: &Settings, store: &Store, limits: SharedLimits) -> anyhow::Result<Budget> {
     let answered = settings.budget.window == WindowMode::Answered;
     let mut options = BudgetOptions {
@@ -363,13 +362,9 @@ fn budget(settings: &Settings, store: &Store, limits: SharedLimits) -> anyhow::R
     if !settings.budget.fleet {
         return Ok(Budget::new(options, limits_of));
     }
-    if answered {
-        tracing::warn!(
-            "budget.window = answered: each worker paces by itself, so run one worker, or divide the limits"
-        );
-        return Ok(Budget::new(options, limits_of));
-    }
-    let fleet = Fleet::new(StoreLedger(store.clone()), &options);
+    // Whatever a call's end, it is known by then; a second for our own tasks to say so.
+    let call_time = settings.im.total_timeout + Duration::from_secs(1);
+    let fleet = Fleet::new(StoreLedger(store.clone()), &options, call_time);
     // The row halves the rate for all workers; one that did so as well would halve it twice.
     options.throttle.share = 1.0;
     Ok(Budget::with_sources(options, limits_of, fleet))

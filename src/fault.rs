@@ -2,10 +2,11 @@
 //!
 //! A leaf that every module may use. They exist only in builds with the feature `fault-points`; in any other build they are nothing. In such a build the
 //! variable `IM_DISPATCHER_FAULT` holds `<point>=<action>[@<n>]`: at the n-th pass of the point (the first by default)
-//! the process is aborted (`abort`), stopped as by SIGSTOP until SIGCONT (`freeze`), or waits (`sleep:<ms>`).
+//! the process is aborted (`abort`), stopped as by SIGSTOP until SIGCONT (`freeze`), or waits (`sleep:<ms>`). `budget=off`
+//! makes every call without a slot: the benchmark's measure of what the budget costs.
 
 #[cfg(feature = "fault-points")]
-pub(crate) use armed::{point, strike};
+pub(crate) use armed::{budget_is_off, point, strike};
 
 /// Does nothing.
 #[cfg(not(feature = "fault-points"))]
@@ -38,6 +39,7 @@ mod armed {
         Abort,
         Freeze,
         Sleep(Duration),
+        Off,
     }
 
     static PLANS: OnceLock<Vec<(Plan, AtomicU64)>> = OnceLock::new();
@@ -58,6 +60,7 @@ mod armed {
         let action = match action {
             "abort" => Action::Abort,
             "freeze" => Action::Freeze,
+            "off" => Action::Off,
             other => {
                 let ms = other.strip_prefix("sleep:").and_then(|ms| ms.parse().ok());
                 Action::Sleep(Duration::from_millis(
@@ -79,6 +82,7 @@ mod armed {
                 Action::Abort => std::process::abort(),
                 Action::Freeze => freeze(),
                 Action::Sleep(time) => tokio::time::sleep(*time).await,
+                Action::Off => {}
             }
         }
     }
@@ -90,8 +94,15 @@ mod armed {
                 Action::Abort => std::process::abort(),
                 Action::Freeze => freeze(),
                 Action::Sleep(time) => std::thread::sleep(*time),
+                Action::Off => {}
             }
         }
+    }
+
+    /// Whether the plan is `budget=off`.
+    pub(crate) fn budget_is_off() -> bool {
+        let off = |(plan, _): &(Plan, AtomicU64)| plan.point == "budget" && matches!(plan.action, Action::Off);
+        plans().iter().any(off)
     }
 
     /// What is planned for this pass of a point.

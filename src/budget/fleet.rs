@@ -25,7 +25,8 @@ pub use ledger::{LedgerAsk, LedgerError, LedgerReply, LedgerSlot, SlotLedger};
 use stock::{Plan, Stock};
 
 use super::{
-    BudgetKey, BudgetOptions, Limits, Nanos,
+    BudgetKey, BudgetOptions, Limits, Nanos, WindowMode,
+    options::nanos,
     source::{Ask, Booking, Past, SlotSource, SlotSources, Waker},
 };
 
@@ -36,14 +37,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Fleet {
     ledger: Arc<dyn SlotLedger>,
     guard: Nanos,
+    /// In the mode `answered`: how long a call takes at most.
+    answer_time: Option<Nanos>,
     pause: Duration,
     runtime: Handle,
 }
 
 impl Fleet {
-    /// Slots out of this ledger. Must be called inside a runtime, in which the asking tasks then run.
-    pub fn new(ledger: impl SlotLedger, options: &BudgetOptions) -> Self {
+    /// Slots out of this ledger. Must be called inside a runtime, in which the asking tasks then run. `call_time` is how long
+    /// a call takes at most until it is answered or given up, which the mode `answered` must know.
+    pub fn new(ledger: impl SlotLedger, options: &BudgetOptions, call_time: Duration) -> Self {
         Self {
+            answer_time: (options.window == WindowMode::Answered).then(|| nanos(call_time)),
             ledger: Arc::new(ledger),
             guard: options.guard_ns(),
             pause: options.throttle.pause,
@@ -67,11 +72,12 @@ impl SlotSources for Fleet {
             ledger: Arc::clone(&self.ledger),
             pause: self.pause,
             waker,
-            stock: Mutex::new(Stock::new(limits, self.guard)),
+            stock: Mutex::new(Stock::new(limits, self.guard).answered_within(self.answer_time)),
             state: Mutex::default(),
             kick: Notify::new(),
         });
         Box::new(FleetSource {
+            counts_answers: self.answer_time.is_some(),
             shared,
             runtime: self.runtime.clone(),
         })
@@ -101,6 +107,7 @@ struct State {
 
 /// The source of one key.
 struct FleetSource {
+    counts_answers: bool,
     shared: Arc<Shared>,
     runtime: Handle,
 }
@@ -142,7 +149,13 @@ impl SlotSource for FleetSource {
         self.shared.stock.lock().latest(due)
     }
 
-    fn answered(&mut self, _now: Nanos, _recipients: u32) {}
+    fn answered(&mut self, now: Nanos, due: Nanos, _recipients: u32) {
+        self.shared.stock.lock().call_answered(now, due);
+    }
+
+    fn counts_from_answer(&self) -> bool {
+        self.counts_answers
+    }
 
     fn set_limits(&mut self, now: Nanos, limits: Limits, past: &[Past]) {
         self.shared.stock.lock().set_limits(now, limits, past);
@@ -158,6 +171,14 @@ impl SlotSource for FleetSource {
     fn forget_released(&mut self) {}
 
     fn restart(&mut self) {}
+
+    fn urgent_horizon(&self, now: Nanos) -> Nanos {
+        self.shared.stock.lock().urgent_horizon(now)
+    }
+
+    fn share(&self) -> f64 {
+        self.shared.stock.lock().share()
+    }
 
     fn demand(&mut self, now: Nanos, waiting: [usize; 3]) {
         let look = self.shared.stock.lock().demand(now, waiting);

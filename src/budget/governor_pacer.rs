@@ -172,7 +172,7 @@ impl SlotSource for GovernorPacer {
         false
     }
 
-    fn answered(&mut self, _now: Nanos, _recipients: u32) {}
+    fn answered(&mut self, _now: Nanos, _due: Nanos, _recipients: u32) {}
 
     fn set_limits(&mut self, now: Nanos, limits: Limits, past: &[Past]) {
         let limit = limits.calls_per_second;

@@ -50,7 +50,7 @@ pub struct KeySnapshot {
     pub key: BudgetKey,
     /// The limits as they were set.
     pub limits: Limits,
-    /// The limits in force: lower while throttled.
+    /// The limits in force: lower while throttled, in a fleet for all workers.
     pub effective: Limits,
     /// Calls of the last second, to a tenth of one.
     pub calls_last_second: u64,
@@ -62,8 +62,8 @@ pub struct KeySnapshot {
     pub waiting: [usize; 3],
     /// Slots that are granted and not used yet.
     pub held: usize,
-    /// How long the one has waited that has waited longest.
-    pub oldest_wait: Option<Duration>,
+    /// How long the one has waited that has waited longest, by [`Lane::index`](crate::domain::Lane::index).
+    pub oldest_wait: [Option<Duration>; 3],
     /// Until when a throttled answer stops it.
     pub paused_until: Option<Instant>,
     /// Throttled answers since the start.
@@ -185,7 +185,7 @@ impl Budget {
         key.read(|state| KeySnapshot {
             key: key.name.clone(),
             limits: state.configured(),
-            effective: state.effective(),
+            effective: state.in_force(),
             calls_last_second: key.meter.calls(now, second),
             calls_last_minute: key.meter.calls(now, minute),
             recipients_last_minute: key.meter.recipients(now, minute),
@@ -193,7 +193,7 @@ impl Budget {
             held: state.held(),
             oldest_wait: state
                 .oldest()
-                .map(|since| Duration::from_nanos(now.saturating_sub(since))),
+                .map(|since| since.map(|since| Duration::from_nanos(now.saturating_sub(since)))),
             paused_until: Some(state.throttle().paused_until())
                 .filter(|&until| until > now)
                 .map(|until| clock.instant(until)),

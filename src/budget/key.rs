@@ -189,7 +189,7 @@ impl Key {
     }
 
     /// Uses a slot that was granted without a limit.
-    pub(super) fn use_open(self: &Arc<Self>, recipients: u32) -> Result<(), Forfeited> {
+    pub(super) fn use_open(self: &Arc<Self>, recipients: u32) -> Result<Nanos, Forfeited> {
         if !self.open.load(Ordering::Acquire) {
             // A limit or a pause came between: it needs a slot like any other.
             let wish = Wish {
@@ -198,17 +198,18 @@ impl Key {
             };
             return self.turn(|state, now| {
                 let grant = state.at_once(now, &wish).ok_or(Forfeited::TakenBack)?;
-                state.use_now(now, grant.id)?;
+                let due = state.use_now(now, grant.id)?;
                 self.meter.record(now, recipients);
-                Ok(())
+                Ok(due)
             });
         }
-        self.meter.record(self.clock.now(), recipients);
-        Ok(())
+        let now = self.clock.now();
+        self.meter.record(now, recipients);
+        Ok(now)
     }
 
-    /// Uses a slot.
-    pub(super) fn use_held(self: &Arc<Self>, id: SlotId, recipients: u32) -> Result<(), Forfeited> {
+    /// Uses a slot; the instant by which its source knows it.
+    pub(super) fn use_held(self: &Arc<Self>, id: SlotId, recipients: u32) -> Result<Nanos, Forfeited> {
         let used = {
             let mut locked = self.locked.lock();
             let now = self.clock.now();
@@ -230,9 +231,9 @@ impl Key {
     }
 
     /// A call that used a slot was answered or given up.
-    pub(super) fn call_answered(self: &Arc<Self>, recipients: u32) {
+    pub(super) fn call_answered(self: &Arc<Self>, due: Nanos, recipients: u32) {
         if self.counts_answers {
-            self.turn(|state, now| state.answered(now, recipients));
+            self.turn(|state, now| state.answered(now, due, recipients));
         }
     }
 

@@ -13,6 +13,12 @@ use super::{
 };
 use crate::domain::{GroupName, Lane};
 
+/// The longest lead, where claims are slow. A fleet reserves slots up to 250 ms ahead.
+const MOST_LEAD: Nanos = 200_000_000;
+/// By which part of what it is longer than configured the lead shrinks with each slot that was used in time: with a late slot
+/// making it longer by a quarter, it settles where one in some hundred is late.
+const LEAD_DECAY: Nanos = 1_024;
+
 /// Names a slot that was granted and is not used yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct SlotId(u64);
@@ -68,7 +74,9 @@ pub(super) struct Counts {
 
 /// See the module. `T` is what a waiter waits with.
 pub(super) struct KeyState<T> {
+    /// How long before it is due a slot is granted: longer than configured while claims take so long that slots come late.
     lead: Nanos,
+    least_lead: Nanos,
     guard: Nanos,
     source: Box<dyn SlotSource>,
     lanes: Lanes<T>,
@@ -85,6 +93,7 @@ impl<T> KeyState<T> {
     pub(super) fn new(options: &BudgetOptions, limits: Limits, source: Box<dyn SlotSource>) -> Self {
         Self {
             lead: options.lead_ns(),
+            least_lead: options.lead_ns(),
             guard: options.guard_ns(),
             source,
             lanes: Lanes::new(options.floors),
@@ -101,9 +110,14 @@ impl<T> KeyState<T> {
         self.configured
     }
 
-    /// The limits in force.
+    /// The limits in force in this process.
     pub(super) fn effective(&self) -> Limits {
         self.throttle.limits(self.configured)
+    }
+
+    /// The limits in force, for all who share them.
+    pub(super) fn in_force(&self) -> Limits {
+        self.effective().scaled(self.source.share())
     }
 
     /// How throttled the key is.
@@ -126,8 +140,8 @@ impl<T> KeyState<T> {
         self.held.len()
     }
 
-    /// Since when the one waits who has waited longest.
-    pub(super) fn oldest(&self) -> Option<Nanos> {
+    /// Since when the one waits who has waited longest, by lane.
+    pub(super) fn oldest(&self) -> [Option<Nanos>; 3] {
         self.lanes.oldest()
     }
 
@@ -210,10 +224,14 @@ impl<T> KeyState<T> {
 
     /// Serves who is next, if there is a slot within the lead.
     fn serve(&mut self, now: Nanos, next: Next, turn: &mut Turn<T>) -> bool {
+        let lead = match next.lane {
+            Lane::High => self.lead.min(self.source.urgent_horizon(now)),
+            _ => self.lead,
+        };
         let ask = Ask {
             now,
             from: now.max(self.throttle.paused_until()),
-            horizon: now + self.lead,
+            horizon: now + lead,
             since: next.since,
             lane: next.lane,
             owed: next.owed,
@@ -237,7 +255,7 @@ impl<T> KeyState<T> {
                 true
             }
             Booking::NotBefore(at) => {
-                let wake = at.saturating_sub(self.lead).max(now + 1);
+                let wake = at.saturating_sub(lead).max(now + 1);
                 turn.wake = Some(turn.wake.map_or(wake, |sooner| sooner.min(wake)));
                 false
             }
@@ -255,6 +273,14 @@ impl<T> KeyState<T> {
         let Some(first) = others.iter().map(|id| self.held[id].due).min() else {
             return self.source.book(ask);
         };
+        if first > ask.horizon {
+            // Too far ahead to be taken over now; but not for ever.
+            return match self.source.book(ask) {
+                Booking::NotBefore(at) => Booking::NotBefore(at.min(first)),
+                Booking::Empty => Booking::NotBefore(first),
+                booked @ Booking::Booked(_) => booked,
+            };
+        }
         let sooner = Ask {
             horizon: first.saturating_sub(1).min(ask.horizon),
             ..*ask
@@ -326,7 +352,9 @@ impl<T> KeyState<T> {
 
     /// Uses a slot. Too early, it stays; too late, it is moved to the present if there is a slot for it there, and
     /// forfeited otherwise. A turn must follow a forfeit.
-    pub(super) fn use_now(&mut self, now: Nanos, id: SlotId) -> Result<(), Forfeited> {
+    ///
+    /// The instant is the one by which the source knows it.
+    pub(super) fn use_now(&mut self, now: Nanos, id: SlotId) -> Result<Nanos, Forfeited> {
         let Some(held) = self.held.get(&id).copied() else {
             return Err(Forfeited::TakenBack);
         };
@@ -336,12 +364,14 @@ impl<T> KeyState<T> {
         let latest = self.source.latest(held.due, self.guard);
         self.held.remove(&id);
         // Strictly less: two uses of one slot's place, a window apart, are then never exactly a second apart.
-        if now < latest || self.source.counts_from_answer() {
-            return Ok(());
+        if now < latest {
+            self.lead -= (self.lead - self.least_lead) / LEAD_DECAY;
+            return Ok(held.due);
         }
+        self.lead = (self.lead + self.lead / 4).min(MOST_LEAD.max(self.least_lead));
         if self.source.renew(now, held.due, held.recipients) {
             self.counts.renewed += 1;
-            return Ok(());
+            return Ok(now);
         }
         self.counts.forfeited += 1;
         Err(Forfeited::Late)
@@ -356,8 +386,8 @@ impl<T> KeyState<T> {
     }
 
     /// The call that used a slot was answered or given up. A turn must follow.
-    pub(super) fn answered(&mut self, now: Nanos, recipients: u32) {
-        self.source.answered(now, recipients);
+    pub(super) fn answered(&mut self, now: Nanos, due: Nanos, recipients: u32) {
+        self.source.answered(now, due, recipients);
     }
 
     /// What an answer says about the rate; `calls` are those of the last span of [`ThrottleOptions`](super::ThrottleOptions).

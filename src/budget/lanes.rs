@@ -186,9 +186,9 @@ impl<T> Lanes<T> {
         self.lines[..=lane.index()].iter().all(|line| line.waiting == 0) && self.owed().is_none()
     }
 
-    /// Since when the one waits who has waited longest.
-    pub(super) fn oldest(&self) -> Option<Nanos> {
-        self.lines.iter().filter_map(Line::oldest).min()
+    /// Since when the one waits who has waited longest, by [`Lane::index`].
+    pub(super) fn oldest(&self) -> [Option<Nanos>; 3] {
+        [0, 1, 2].map(|index: usize| self.lines[index].oldest())
     }
 
     /// Queues somebody: a retry before everybody else in its lane.

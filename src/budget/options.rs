@@ -46,6 +46,18 @@ impl Limits {
         self.calls_per_second == 0 && self.recipients_per_minute == 0
     }
 
+    /// A share of each limit, of which at least 1 remains.
+    pub(super) fn scaled(self, share: f64) -> Self {
+        let scale = |limit: u32| match limit {
+            0 => 0,
+            limit => ((f64::from(limit) * share).round() as u32).max(1),
+        };
+        Self {
+            calls_per_second: scale(self.calls_per_second),
+            recipients_per_minute: scale(self.recipients_per_minute),
+        }
+    }
+
     /// Whether any limit is lower than before.
     pub(super) fn lower_than(self, before: Self) -> bool {
         let lower = |new: u32, old: u32| new != 0 && (old == 0 || new < old);

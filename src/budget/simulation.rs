@@ -237,7 +237,7 @@ impl Simulation {
             Event::Try(job) => self.attempt(job),
             Event::Answer(job) => {
                 let recipients = self.jobs[job].recipients;
-                self.state.answered(self.now, recipients);
+                self.state.answered(self.now, self.now, recipients);
                 self.turn();
                 if self.jobs[job].endless {
                     self.ask(job, self.now, false);
@@ -294,7 +294,7 @@ impl Simulation {
             return;
         }
         match self.state.use_now(self.now, id) {
-            Ok(()) => {
+            Ok(_) => {
                 let answer = self.now + 1 + self.upto(self.model.answer);
                 let arrived = self.now + self.upto(self.model.drift.min(answer - self.now));
                 self.uses.push(Use {

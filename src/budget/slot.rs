@@ -76,6 +76,9 @@ enum Stage {
     Used,
     /// Nothing more to say.
     Done,
+    /// Of no budget.
+    #[cfg(feature = "fault-points")]
+    Bare,
 }
 
 /// The right to one call. Dropped unused, it goes to the next at once.
@@ -138,13 +141,20 @@ impl Slot {
             Stage::Open => self.key.use_open(self.recipients),
             Stage::Held(id) => self.key.use_held(id, self.recipients),
             Stage::Used | Stage::Done => Err(Forfeited::TakenBack),
+            #[cfg(feature = "fault-points")]
+            Stage::Bare => return Ok(()),
         };
         match used {
-            Ok(()) => self.stage = Stage::Used,
+            Ok(due) => {
+                self.stage = Stage::Used;
+                self.granted = due;
+                // What the benchmark compares with the moment of the write.
+                tracing::trace!(target: "im_dispatcher::slots", command = %self.key.name.command, "a slot is used");
+            }
             Err(Forfeited::Early) => {}
             Err(Forfeited::Late | Forfeited::TakenBack) => self.stage = Stage::Done,
         }
-        used
+        used.map(drop)
     }
 
     /// The call was answered, or given up: in the mode `answered` the slot reopens one second (recipients: one minute)
@@ -152,7 +162,32 @@ impl Slot {
     pub fn answered(&mut self) {
         if self.stage == Stage::Used {
             self.stage = Stage::Done;
-            self.key.call_answered(self.recipients);
+            self.key.call_answered(self.granted, self.recipients);
+        }
+    }
+}
+
+#[cfg(feature = "fault-points")]
+impl Slot {
+    /// A slot of no budget, which is always due and counts nowhere: what the benchmark compares the budget's cost with.
+    pub fn bare() -> Self {
+        static NOBODYS: std::sync::OnceLock<Arc<Key>> = std::sync::OnceLock::new();
+        let key = NOBODYS.get_or_init(|| {
+            let name = super::BudgetKey {
+                host: "".into(),
+                sdk_app_id: crate::domain::SdkAppId(0),
+                command: crate::domain::Command::SendMsg,
+            };
+            let options = super::BudgetOptions::default();
+            let source = super::window_pacer::WindowPacer::new(&options, super::Limits::NONE);
+            let clock = super::key::BudgetClock::start();
+            Arc::new(Key::new(name, clock, &options, super::Limits::NONE, Box::new(source)))
+        });
+        Self {
+            key: Arc::clone(key),
+            stage: Stage::Bare,
+            granted: 0,
+            recipients: 0,
         }
     }
 }

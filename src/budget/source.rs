@@ -98,10 +98,10 @@ pub trait SlotSource: Send {
     /// A call of this key was answered with a throttling code, which may be about the whole app: others must know.
     fn throttled(&mut self, _app_wide: bool) {}
 
-    /// The call that used a slot was answered, or given up.
-    fn answered(&mut self, now: Nanos, recipients: u32);
+    /// The call that used a slot was answered, or given up; `due` is when the slot was.
+    fn answered(&mut self, now: Nanos, due: Nanos, recipients: u32);
 
-    /// Whether a slot counts from the answer to its call, and may be used however late.
+    /// Whether a slot counts from the answer to its call.
     fn counts_from_answer(&self) -> bool {
         false
     }
@@ -114,6 +114,16 @@ pub trait SlotSource: Send {
 
     /// Every slot that is not used yet was released, to be booked anew under changed terms: the pace starts anew too.
     fn restart(&mut self);
+
+    /// How far ahead an urgent call takes a slot that is there, rather than wait for what the source may get it sooner.
+    fn urgent_horizon(&self, _now: Nanos) -> Nanos {
+        Nanos::MAX
+    }
+
+    /// The share of the limits that the source itself has in force: a fleet's is halved for all workers at once.
+    fn share(&self) -> f64 {
+        1.0
+    }
 
     /// So many wait now, by lane; a fleet's source reserves by it. Called after each turn.
     fn demand(&mut self, _now: Nanos, _waiting: [usize; 3]) {}

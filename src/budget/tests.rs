@@ -266,7 +266,7 @@ impl SlotSource for Given {
     fn renew(&mut self, _now: Nanos, _due: Nanos, _recipients: u32) -> bool {
         false
     }
-    fn answered(&mut self, _now: Nanos, _recipients: u32) {}
+    fn answered(&mut self, _now: Nanos, _due: Nanos, _recipients: u32) {}
     fn set_limits(&mut self, _now: Nanos, _limits: Limits, _past: &[Past]) {}
     fn forget_released(&mut self) {}
     fn restart(&mut self) {}

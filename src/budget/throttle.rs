@@ -57,14 +57,7 @@ impl Throttle {
 
     /// The limits in force.
     pub(super) fn limits(&self, configured: Limits) -> Limits {
-        let scale = |limit: u32| match limit {
-            0 => 0,
-            limit => ((f64::from(limit) * self.share).round() as u32).max(1),
-        };
-        Limits {
-            calls_per_second: scale(configured.calls_per_second),
-            recipients_per_minute: scale(configured.recipients_per_minute),
-        }
+        configured.scaled(self.share)
     }
 
     /// Stops the key until then.

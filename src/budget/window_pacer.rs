@@ -275,11 +275,19 @@ impl SlotSource for WindowPacer {
         false
     }
 
-    fn answered(&mut self, now: Nanos, recipients: u32) {
+    fn answered(&mut self, now: Nanos, _due: Nanos, recipients: u32) {
         if self.mode == WindowMode::Answered {
             for (dimension, weight) in self.dimensions_mut(recipients) {
                 dimension.window.close(Some(now), weight);
             }
+        }
+    }
+
+    fn latest(&self, due: Nanos, guard: Nanos) -> Nanos {
+        match self.mode {
+            WindowMode::Sent => due + guard,
+            // It counts from then on, however late it is used.
+            WindowMode::Answered => Nanos::MAX,
         }
     }
 

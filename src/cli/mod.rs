@@ -23,6 +23,7 @@ mod schema;
 mod simulate;
 mod status;
 mod submit;
+mod top;
 mod unread;
 mod usersig;
 mod verify;
@@ -79,6 +80,8 @@ enum Command {
     Pause(pause::PauseArgs),
     /// End a pause
     Resume(pause::ResumeArgs),
+    /// Watch the budgets, lanes and workers of the whole fleet
+    Top(top::Args),
     /// Look at the jobs that could not be carried out, replay them or discard them
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
@@ -174,6 +177,7 @@ async fn run_command(
         Command::Retry(args) => retry::run(&settings, &args).await,
         Command::Pause(args) => pause::pause(&settings, &args).await,
         Command::Resume(args) => pause::resume(&settings, &args).await,
+        Command::Top(args) => top::run(&settings, &args).await,
         Command::DeadLetters(command) => dead_letters::run(&settings, &command).await,
         Command::History(args) => history::run(&settings, &args).await,
         Command::Unread(args) => unread::run(&settings, &args).await,
@@ -216,6 +220,7 @@ mod tests {
             "retry",
             "pause",
             "resume",
+            "top",
             "dead-letters",
             "history",
             "unread",

@@ -66,14 +66,20 @@ pub struct MeterReading {
     pub effective: u32,
     /// Recipients a minute as configured; 0: no limit.
     pub recipients_limit: u32,
+    /// Recipients a minute in force.
+    pub recipients_effective: u32,
     /// This worker's calls of the last second.
     pub used: u64,
+    /// This worker's calls of the last minute.
+    pub used_minute: u64,
     /// This worker's recipients of the last minute.
     pub recipients_used: u64,
     /// Its jobs that wait for a slot: high, normal, bulk.
     pub waiting: [usize; 3],
     /// How long the oldest of them has waited, in seconds.
     pub oldest_wait: Option<f64>,
+    /// The same by lane: high, normal, bulk.
+    pub oldest_waits: [Option<f64>; 3],
     /// A throttled answer stops the key for so many seconds more.
     pub paused_for: Option<f64>,
     /// Throttled answers since its start.
@@ -122,6 +128,7 @@ impl Report {
 
 fn meter(snapshot: KeySnapshot, app_of: &impl Fn(SdkAppId) -> String) -> MeterReading {
     let now = tokio::time::Instant::now();
+    let oldest_waits = snapshot.oldest_wait.map(|wait| wait.map(|wait| wait.as_secs_f64()));
     MeterReading {
         app: app_of(snapshot.key.sdk_app_id),
         sdk_app_id: snapshot.key.sdk_app_id.0,
@@ -130,10 +137,13 @@ fn meter(snapshot: KeySnapshot, app_of: &impl Fn(SdkAppId) -> String) -> MeterRe
         limit: snapshot.limits.calls_per_second,
         effective: snapshot.effective.calls_per_second,
         recipients_limit: snapshot.limits.recipients_per_minute,
+        recipients_effective: snapshot.effective.recipients_per_minute,
         used: snapshot.calls_last_second,
+        used_minute: snapshot.calls_last_minute,
         recipients_used: snapshot.recipients_last_minute,
         waiting: snapshot.waiting,
-        oldest_wait: snapshot.oldest_wait.map(|wait| wait.as_secs_f64()),
+        oldest_wait: oldest_waits.into_iter().flatten().reduce(f64::max),
+        oldest_waits,
         paused_for: snapshot
             .paused_until
             .map(|until| until.saturating_duration_since(now).as_secs_f64()),

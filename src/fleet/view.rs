@@ -405,10 +405,13 @@ fn add_up(sum: &mut FleetBudget, one: &MeterReading) {
         limit: meter.limit.max(one.limit),
         effective: lower(meter.effective, one.effective),
         recipients_limit: meter.recipients_limit.max(one.recipients_limit),
+        recipients_effective: lower(meter.recipients_effective, one.recipients_effective),
         used: meter.used + one.used,
+        used_minute: meter.used_minute + one.used_minute,
         recipients_used: meter.recipients_used + one.recipients_used,
         waiting: [0, 1, 2].map(|lane| meter.waiting[lane] + one.waiting[lane]),
         oldest_wait: longer(meter.oldest_wait, one.oldest_wait),
+        oldest_waits: [0, 1, 2].map(|lane| longer(meter.oldest_waits[lane], one.oldest_waits[lane])),
         paused_for: longer(meter.paused_for, one.paused_for),
         throttled: meter.throttled + one.throttled,
     };

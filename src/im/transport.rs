@@ -78,7 +78,7 @@ pub(super) async fn exchange(
     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
         return Err(too_late(command));
     }
-    let (guard, body) = guard::guard(body, deadline);
+    let (guard, body) = guard::guard(body, deadline, random);
     let sent = http
         .post(signed.url(command, random))
         .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))

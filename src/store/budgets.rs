@@ -41,6 +41,10 @@ pub struct SlotsWanted {
     pub forfeited: Vec<i64>,
     /// Recipients that aren't called, by the end of their slot.
     pub fewer: Vec<(i64, u32)>,
+    /// Slots count until their calls are answered: `valid` is how long that takes at most.
+    pub answered: bool,
+    /// In that mode: which slots' calls were answered, by the end of the slot, and when.
+    pub ended: Vec<(i64, i64)>,
 }
 
 /// What was granted. Times are microseconds on the database's clock.
@@ -82,10 +86,12 @@ impl Store {
         let (back_from, back_until): (Vec<i64>, Vec<i64>) = wanted.back.iter().copied().unzip();
         let (fewer_until, fewer): (Vec<i64>, Vec<i32>) =
             wanted.fewer.iter().map(|&(until, by)| (until, integer(by))).unzip();
+        let (ended_until, ended): (Vec<i64>, Vec<i64>) = wanted.ended.iter().copied().unzip();
         let granted = sqlx::query!(
             r#"SELECT now_us AS "now!", granted_from AS "from!", granted_until AS "until!", unit AS "unit!",
                       asked AS "asked!", paused_until AS "paused_until!", wait AS "wait!", share AS "share!"
-                 FROM reserve_slots($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)"#,
+                 FROM reserve_slots($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16,
+                                    $17, $18, $19)"#,
             row.host,
             row.sdk_app_id.0 as i64,
             row.command.index() as i16,
@@ -101,6 +107,9 @@ impl Store {
             &wanted.forfeited,
             &fewer_until,
             &fewer,
+            wanted.answered,
+            &ended_until,
+            &ended,
             now
         )
         .fetch_one(&self.slots)

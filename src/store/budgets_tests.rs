@@ -295,3 +295,57 @@ async fn limits_over_a_thousand_are_kept_in_units(pool: PgPool) {
         .sum();
     assert!(used >= 9_900, "{used}");
 }
+
+#[sqlx::test]
+async fn slots_that_count_until_their_answer_are_exact_at_the_service_however_long_calls_take(pool: PgPool) {
+    let store = Store::of_pool(pool);
+    for (seed, (limit, command)) in [3_u32, 20, 60].into_iter().zip(Command::ALL).enumerate() {
+        let mut rng = StdRng::seed_from_u64(seed as u64);
+        let (mut now, mut open) = (EPOCH, Vec::<(i64, i64, i64)>::new());
+        // When each call reached the service: at any time before its answer.
+        let mut arrived = Vec::new();
+        let mut ended = Vec::new();
+        while now < EPOCH + 12 * SECOND {
+            now += rng.random_range(0..30 * MS);
+            let mut ask = SlotsWanted {
+                answered: true,
+                ..wanted(limit, rng.random_range(0..limit), 0)
+            };
+            ask.valid = 3 * SECOND;
+            open.retain(|&(from, until, answer)| {
+                if rng.random_range(0..200) == 0 {
+                    // Its worker died: nobody says when the call was answered.
+                    arrived.push((from + rng.random_range(0..ask.valid), 1));
+                    return false;
+                }
+                if answer <= now {
+                    arrived.push((rng.random_range(from..=answer), 1));
+                    ended.push((until, answer));
+                }
+                answer > now
+            });
+            ask.ended = std::mem::take(&mut ended);
+            let granted = store.reserve_slots_at(row(command), &ask, Some(now)).await.unwrap();
+            for (from, until) in granted.slots {
+                assert!(from >= now && until >= from + ask.valid);
+                if rng.random_range(0..20) == 0 {
+                    ask.forfeited.push(until);
+                } else {
+                    open.push((from, until, from + rng.random_range(0..400 * MS)));
+                }
+            }
+        }
+        arrived.sort_unstable();
+        let inside = |end: i64| {
+            arrived
+                .iter()
+                .filter(|(at, _)| *at <= end && *at > end - SECOND)
+                .count()
+        };
+        let most = arrived.iter().map(|(at, _)| inside(*at)).max().unwrap();
+        assert!(most <= limit as usize, "{most} of {limit}");
+        let share = arrived.len() as f64 / f64::from(limit) / 12.0;
+        println!("limit {limit}: at most {most} in a second, {:.0} % used", share * 100.0);
+        assert!(share > 0.5, "{share}");
+    }
+}

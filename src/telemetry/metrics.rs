@@ -13,7 +13,10 @@ use prometheus_client::{
 
 use crate::domain::{Command, ErrorClass, Lane, event::Outcome, job::JobType};
 
-use super::labels::{Fixed, Open};
+use super::{
+    budget_metrics::{BudgetMetrics, BudgetReading},
+    labels::{Fixed, Open},
+};
 
 /// Prefix of every name.
 const PREFIX: &str = "im_dispatcher";
@@ -119,7 +122,7 @@ pub struct Metrics {
     call_seconds: Vec<Histogram>,
     publish_to_record: Vec<Histogram>,
     in_flight: Gauge,
-    waiting: Vec<Gauge>,
+    budget: BudgetMetrics,
     queue_depth: Family<[(&'static str, String); 1], Gauge>,
     work: Family<[(&'static str, String); 1], Gauge>,
     outbox: Gauge,
@@ -247,13 +250,7 @@ impl Metrics {
                 &LONG_SECONDS,
             ),
             in_flight: gauge(r, "calls_in_flight", "HTTP calls in flight"),
-            waiting: {
-                let family = labelled_gauge(r, "budget_waiting", "Jobs that wait for a slot, by lane");
-                Lane::ALL
-                    .iter()
-                    .map(|lane| family.get_or_create_owned(&[("lane", lane.to_string())]))
-                    .collect()
-            },
+            budget: BudgetMetrics::register(r),
             queue_depth: labelled_gauge(r, "queue_depth", "Messages that are ready in a queue"),
             work: labelled_gauge(r, "work_rows", "What the table owns and has still to do, by kind"),
             outbox: gauge(r, "outbox_rows", "Events and dead letters that wait to be published"),
@@ -373,9 +370,9 @@ impl Metrics {
         self.in_flight.get().max(0) as u64
     }
 
-    /// Sets how many jobs of a lane wait for a slot.
-    pub fn set_waiting(&self, lane: Lane, count: u64) {
-        self.waiting[lane.index()].set(count as i64);
+    /// Shows what the budget's meters read.
+    pub fn set_budget(&self, readings: &[BudgetReading]) {
+        self.budget.set(readings);
     }
 
     /// Sets how many messages are ready in a queue. Queues are those of the topology, so few.

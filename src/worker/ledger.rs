@@ -34,6 +34,8 @@ impl SlotLedger for StoreLedger {
             back: ask.back.iter().map(|slot| (slot.from, slot.until)).collect(),
             forfeited: ask.forfeited,
             fewer: ask.fewer,
+            answered: ask.answered,
+            ended: ask.ended,
         };
         let granted = self.0.reserve_slots(row(key), &wanted).await?;
         Ok(LedgerReply {

@@ -17,6 +17,7 @@ mod group_commit;
 mod judge;
 mod ledger;
 mod look;
+mod meters;
 #[cfg(test)]
 mod model_tests;
 mod operation;
@@ -158,6 +159,7 @@ async fn pulse(ctx: Arc<Context>) {
             () = tokio::time::sleep(PULSE) => {}
         }
         beats = beats.wrapping_add(1);
+        meters::show(&ctx);
         if ctx.database_is_away() {
             if ctx.store.is_writable().await {
                 ctx.set_database_away(false);

@@ -85,6 +85,11 @@ impl Bounds {
         Nanos::try_from(theirs.saturating_mul(1_000).saturating_add(self.least)).unwrap_or(0)
     }
 
+    /// What the ledger's clock shows at most at an instant of ours.
+    pub(super) fn latest_there(self, ours: Nanos) -> i64 {
+        (signed(ours) - self.least) / 1_000 + 1
+    }
+
     /// How much isn't known.
     pub(super) fn width(self) -> Nanos {
         Nanos::try_from(self.most - self.least).unwrap_or(0)
@@ -115,6 +120,8 @@ mod tests {
         assert!(bounds.width() <= MS + 20_000, "{bounds:?}");
         let instant = theirs(200 * MS);
         assert!((bounds.soonest(instant)..=bounds.surely(instant)).contains(&(200 * MS)));
+        assert!(bounds.latest_there(200 * MS) >= instant);
+        assert!(bounds.latest_there(200 * MS) <= instant + i64::try_from(bounds.width() / 1_000).unwrap() + 2);
     }
 
     #[test]

@@ -36,6 +36,11 @@ pub struct LedgerAsk {
     pub forfeited: Vec<i64>,
     /// Recipients that a slot was reserved for and that aren't called with it, by its `until`.
     pub fewer: Vec<(i64, u32)>,
+    /// Slots count until their calls are answered ([`WindowMode::Answered`](crate::budget::WindowMode::Answered)): `valid` is
+    /// how long that takes at most.
+    pub answered: bool,
+    /// In that mode: slots whose calls were answered, by their `until`, and when, on the ledger's clock.
+    pub ended: Vec<(i64, i64)>,
 }
 
 /// The ledger's answer.

@@ -7,9 +7,10 @@ const MS: i64 = 1_000;
 const LONE: i64 = 40 * MS;
 const SETTLE: i64 = 50 * MS;
 const FAR_AHEAD: i64 = 250 * MS;
-const NEAR_AHEAD: i64 = 20 * MS;
-const NEAR_EXTRA: i64 = 12 * MS;
+const NEAR_AHEAD: i64 = 40 * MS;
 const URGENT_AHEAD: i64 = 60 * MS;
+const SOON: i64 = 6 * MS;
+const URGENT_MEMORY: i64 = 5 * SECOND;
 
 /// A log of the last second's slots by their ends, and the ideal instant of the next.
 #[derive(Debug, Default)]
@@ -25,25 +26,20 @@ struct Take {
     capacity: usize,
     want: usize,
     valid: i64,
-    extra: i64,
     at_once: bool,
 }
 
 impl Line {
     fn take(&mut self, take: &Take, granted: &mut Vec<LedgerSlot>, wait: &mut i64) -> usize {
         let Take {
-            now,
-            capacity,
-            valid,
-            extra,
-            ..
+            now, capacity, valid, ..
         } = *take;
         if capacity == 0 || take.want == 0 {
             return 0;
         }
         let before = granted.len();
         let left = |granted: &Vec<LedgerSlot>| take.want - (granted.len() - before);
-        let step = (SECOND + valid + extra) / i64::try_from(capacity).unwrap();
+        let step = (SECOND + valid) / i64::try_from(capacity).unwrap();
         let lag = step.max(20 * MS);
         let mut last = self.log.last().copied().unwrap_or(0);
         let floor = |log: &[i64]| log.len().checked_sub(capacity).map(|index| log[index] + SECOND);
@@ -59,20 +55,47 @@ impl Line {
         while left(granted) > 0 {
             let ideal = self
                 .next
-                .max(last - valid - extra + step / 2)
+                .max(last - valid + step / 2)
                 .max(floor(&self.log).unwrap_or(0));
             let slot = now.max(ideal);
             if slot > now + take.ahead {
                 *wait = (*wait).min(slot - now - take.ahead);
                 break;
             }
-            last = last.max(ideal.max(now - extra / 2) + valid + extra);
+            last = last.max(ideal.max(now) + valid);
             self.log.push(last);
             granted.push(LedgerSlot {
                 from: slot,
                 until: last,
             });
             self.next = self.next.max(slot - lag) + step;
+        }
+        granted.len() - before
+    }
+
+    /// Takes slots that may be used at once out of what is kept for urgent work.
+    fn take_kept(
+        &mut self,
+        now: i64,
+        capacity: usize,
+        want: usize,
+        valid: i64,
+        granted: &mut Vec<LedgerSlot>,
+    ) -> usize {
+        let before = granted.len();
+        while granted.len() - before < want {
+            let full = self
+                .log
+                .len()
+                .checked_sub(capacity)
+                .map(|index| self.log[index] + SECOND);
+            if capacity == 0 || full.is_some_and(|free| free > now) {
+                break;
+            }
+            let until = self.log.last().copied().unwrap_or(0).max(now + valid + LONE);
+            self.log.push(until);
+            granted.push(LedgerSlot { from: now, until });
+            self.next = self.next.max(now - 20 * MS) + (SECOND + valid) / i64::try_from(capacity).unwrap();
         }
         granted.len() - before
     }
@@ -94,6 +117,8 @@ pub(super) struct MemoryRow {
     far: Line,
     near: Line,
     spare: Vec<LedgerSlot>,
+    /// When urgent work was last asked for.
+    urgent_seen: Option<i64>,
     pub(super) asked: i64,
 }
 
@@ -125,39 +150,62 @@ impl MemoryRow {
         }
         let mut not_within = FAR_AHEAD;
         let mut want = ask.want as usize;
-        let spare = self.spare.len().min(want);
-        let mut granted: Vec<LedgerSlot> = self.spare.drain(..spare).collect();
-        want -= spare;
-        let (near_ahead, near_extra) = if ask.alone {
-            (FAR_AHEAD, 0)
-        } else {
-            (NEAR_AHEAD, NEAR_EXTRA)
+        let mut urgent = (ask.urgent as usize).min(want);
+        if urgent > 0 {
+            self.urgent_seen = Some(now);
+        }
+        let kept = match self.urgent_seen {
+            Some(seen) if seen > now - URGENT_MEMORY && near_capacity >= 10 => 1 + near_capacity / 25,
+            _ => 0,
         };
-        let mut near = |ahead, want, at_once, granted: &mut Vec<LedgerSlot>, not_within: &mut i64| {
+        let mut granted: Vec<LedgerSlot> = Vec::new();
+        let soon = self
+            .spare
+            .iter()
+            .filter(|slot| slot.from <= now + SOON)
+            .count()
+            .min(urgent);
+        for _ in 0..soon {
+            let first = self.spare.iter().position(|slot| slot.from <= now + SOON);
+            granted.push(self.spare.remove(first.unwrap()));
+        }
+        (want, urgent) = (want - soon, urgent - soon);
+        let taken = self.near.take_kept(now, near_capacity, urgent, valid, &mut granted);
+        (want, urgent) = (want - taken, urgent - taken);
+        let spare = self.spare.len().min(want);
+        granted.extend(self.spare.drain(..spare));
+        want -= spare;
+        let near_ahead = if ask.alone { FAR_AHEAD } else { NEAR_AHEAD };
+        let mut near = |ahead, capacity, want, at_once, granted: &mut Vec<LedgerSlot>, not_within: &mut i64| {
             let take = Take {
                 now,
                 ahead,
-                capacity: near_capacity,
+                capacity,
                 want,
                 valid,
-                extra: near_extra,
                 at_once,
             };
             self.near.take(&take, granted, not_within)
         };
-        let urgent = (ask.urgent as usize).saturating_sub(spare).min(want);
-        want -= near(URGENT_AHEAD, urgent, true, &mut granted, &mut not_within);
+        let urgent = urgent.min(want);
+        want -= near(URGENT_AHEAD, near_capacity, urgent, true, &mut granted, &mut not_within);
         let far = Take {
             now,
             ahead: FAR_AHEAD,
             capacity: far_capacity,
             want,
             valid,
-            extra: 0,
             at_once: true,
         };
         want -= self.far.take(&far, &mut granted, &mut not_within);
-        near(near_ahead, want, false, &mut granted, &mut not_within);
+        near(
+            near_ahead,
+            near_capacity - kept,
+            want,
+            false,
+            &mut granted,
+            &mut not_within,
+        );
         self.asked += 1;
         LedgerReply {
             now,

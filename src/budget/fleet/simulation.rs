@@ -41,12 +41,15 @@ impl SlotSource for SimulatedSource {
     fn latest(&self, due: Nanos, _guard: Nanos) -> Nanos {
         self.0.lock().latest(due)
     }
-    fn answered(&mut self, _now: Nanos, _recipients: u32) {}
+    fn answered(&mut self, _now: Nanos, _due: Nanos, _recipients: u32) {}
     fn set_limits(&mut self, now: Nanos, limits: Limits, past: &[Past]) {
         self.0.lock().set_limits(now, limits, past);
     }
     fn forget_released(&mut self) {}
     fn restart(&mut self) {}
+    fn urgent_horizon(&self, now: Nanos) -> Nanos {
+        self.0.lock().urgent_horizon(now)
+    }
     fn demand(&mut self, now: Nanos, waiting: [usize; 3]) {
         self.0.lock().demand(now, waiting);
     }

@@ -27,8 +27,12 @@ const LONGEST_TURN: Nanos = 200 * MS;
 const ALONE: f64 = 1.3;
 /// Between two asks for urgent work.
 const URGENT_TURN: Nanos = 5 * MS;
-/// How far ahead the quarter for urgent work is reserved.
+/// Urgent work of a worker that has slots so soon doesn't ask.
 const NEAR: Nanos = 20 * MS;
+/// What is due sooner than that an urgent call takes rather than ask: an ask takes a round trip, and a claim a commit.
+const SOON: Nanos = 6 * MS;
+/// How late a slot may be used in the mode `answered`, where lateness costs nothing but the slot's own time.
+const LATE: Nanos = 1_000 * MS;
 /// How long nothing is asked for after the ledger didn't answer.
 const SULK: Nanos = 100 * MS;
 /// Slots asked for at once at most.
@@ -72,16 +76,29 @@ pub(super) struct Stock {
     back: Vec<LedgerSlot>,
     forfeited: Vec<i64>,
     fewer: Vec<(i64, u32)>,
+    /// In the mode `answered`: how long a call takes from its slot to its answer at most, and what the ledger isn't told yet.
+    answer_time: Option<Nanos>,
+    ended: Vec<(i64, i64)>,
     waiting: [usize; 3],
     /// The recipients of the call that waits first and found no slot.
     weight: u32,
     last_ask: Nanos,
+    /// The last one for urgent work.
+    last_urgent_ask: Nanos,
+    /// What the ask that is on its way, or was last, wants; how much of it for urgent work.
+    asked_for: (usize, usize),
+    /// An ask for urgent work got nothing that is due soon: the next one waits until then.
+    vain_until: Nanos,
+    /// The share of the limits that is in force.
+    share: f64,
     /// The count of asks in the last answer.
     asked: Option<i64>,
     /// About how many workers ask for this key.
     workers: f64,
     /// Nothing can be granted before.
     blocked_until: Nanos,
+    /// The ledger didn't answer: nothing is asked for before.
+    sulks_until: Nanos,
     /// Whether an ask is on its way.
     asking: bool,
     /// Nothing is asked for before: calls that nobody counted are still in the window.
@@ -100,14 +117,37 @@ impl Stock {
             back: Vec::new(),
             forfeited: Vec::new(),
             fewer: Vec::new(),
+            answer_time: None,
+            ended: Vec::new(),
             waiting: [0; 3],
             weight: 0,
             last_ask: 0,
+            last_urgent_ask: 0,
+            asked_for: (0, 0),
+            vain_until: 0,
+            share: 1.0,
             asked: None,
             workers: 1.0,
             blocked_until: 0,
+            sulks_until: 0,
             asking: false,
             not_before: 0,
+        }
+    }
+
+    /// The same where slots count until their calls are answered, which takes so long at most.
+    pub(super) fn answered_within(mut self, answer_time: Option<Nanos>) -> Self {
+        self.answer_time = answer_time;
+        self
+    }
+
+    /// The call that used a slot was answered, or given up.
+    pub(super) fn call_answered(&mut self, now: Nanos, due: Nanos) {
+        let Some(bounds) = self.clock.bounds(now).filter(|_| self.answer_time.is_some()) else {
+            return;
+        };
+        if let Some(reserved) = self.out.remove(&due) {
+            self.ended.push((reserved.slot.until, bounds.latest_there(now)));
         }
     }
 
@@ -181,6 +221,7 @@ impl Stock {
             .find(|(_, reserved)| reserved.weight >= recipients)
             .map(|(&due, _)| due);
         if let Some(due) = other {
+            // In the mode `answered` nobody could say when its call was answered: it counts to its end.
             self.take(due, recipients, false);
         }
         other.is_some()
@@ -219,7 +260,43 @@ impl Stock {
             self.weight = 0;
             self.give_all_back(now);
         }
-        !self.limits.is_none() && !self.asking && (self.wanted() > 0 || self.has_returns())
+        let wanted = self.wanted() > 0 || self.urgently_wanted(now) > 0;
+        !self.limits.is_none() && !self.asking && (wanted || self.has_returns())
+    }
+
+    /// The share of the limits that is in force.
+    pub(super) fn share(&self) -> f64 {
+        self.share
+    }
+
+    /// How far ahead an urgent call takes what is here, rather than wait for what an ask may get it sooner.
+    pub(super) fn urgent_horizon(&self, now: Nanos) -> Nanos {
+        if self.asks_for_urgent(now) { SOON } else { Nanos::MAX }
+    }
+
+    /// Whether asking gets urgent work its slot sooner. Who asks alone has the slots of the next quarter second already.
+    fn asks_for_urgent(&self, now: Nanos) -> bool {
+        self.workers >= ALONE
+            && self.answer_time.is_none()
+            && self.limits.recipients_per_minute == 0
+            && !self.limits.is_none()
+            && now >= self.vain_until
+    }
+
+    /// How many urgent calls wait that find nothing that is due soon.
+    fn urgently_wanted(&self, now: Nanos) -> usize {
+        let urgent = self.waiting[Lane::High.index()];
+        if urgent == 0 {
+            return 0;
+        }
+        let (span, most) = if self.asks_for_urgent(now) {
+            (SOON, MOST)
+        } else {
+            (NEAR, self.wanted())
+        };
+        urgent
+            .saturating_sub(self.reserved.range(..=now + span).count())
+            .min(most)
     }
 
     /// Everything that isn't handed out goes back: others can use it.
@@ -252,13 +329,14 @@ impl Stock {
                 self.forfeit(reserved);
             }
         }
-        // After a second it makes no difference any more.
-        let recent = self.out.split_off(&now.saturating_sub(1_000 * MS));
+        // After a second it makes no difference any more, or once its call must have been answered.
+        let kept = self.answer_time.unwrap_or(1_000 * MS);
+        let recent = self.out.split_off(&now.saturating_sub(kept));
         self.out = recent;
     }
 
     fn has_returns(&self) -> bool {
-        !(self.back.is_empty() && self.forfeited.is_empty() && self.fewer.is_empty())
+        !(self.back.is_empty() && self.forfeited.is_empty() && self.fewer.is_empty() && self.ended.is_empty())
     }
 
     /// How many slots are wanted beyond what is reserved.
@@ -279,28 +357,35 @@ impl Stock {
         if self.asking || self.limits.is_none() {
             return Plan::Rest;
         }
-        let want = self.wanted();
+        let urgent = self.urgently_wanted(now);
+        let want = self.wanted().max(urgent);
         if want == 0 && !self.has_returns() {
             return Plan::Rest;
         }
-        let soon = self.reserved.range(..=now + NEAR).count();
-        let urgent = self.waiting[Lane::High.index()].saturating_sub(soon).min(want);
-        let turn = ((self.workers * TURN as f64) as Nanos).clamp(TURN, LONGEST_TURN);
-        let turn = if urgent > 0 { URGENT_TURN } else { turn };
-        let blocked = if want > 0 { self.blocked_until } else { 0 };
-        let blocked = if urgent > 0 {
-            blocked.min(self.last_ask + NEAR)
-        } else {
-            blocked
-        };
+        // The first one only learns the ledger's clock: slots that it reserved would be too short to be used.
         let first = self.asked.is_none();
-        let at = if first { 0 } else { (self.last_ask + turn).max(blocked) };
-        let at = at.max(self.not_before);
+        let at = if first {
+            0
+        } else if urgent > 0 {
+            self.last_urgent_ask + URGENT_TURN
+        } else {
+            let turn = ((self.workers * TURN as f64) as Nanos).clamp(TURN, LONGEST_TURN);
+            let blocked = if want > 0 { self.blocked_until } else { 0 };
+            (self.last_ask + turn).max(blocked)
+        };
+        let at = at.max(self.not_before).max(self.sulks_until);
         if at > now {
             return Plan::Wait(at);
         }
         self.asking = true;
-        self.last_ask = now;
+        if !first {
+            self.last_ask = now;
+        }
+        if urgent > 0 && !first {
+            self.last_urgent_ask = now;
+        }
+        let (want, urgent) = if first { (0, 0) } else { (want, urgent) };
+        self.asked_for = (want, urgent);
         Plan::Ask(LedgerAsk {
             limits: self.limits,
             valid: Duration::from_nanos(self.valid(now)),
@@ -311,12 +396,17 @@ impl Stock {
             back: std::mem::take(&mut self.back),
             forfeited: std::mem::take(&mut self.forfeited),
             fewer: std::mem::take(&mut self.fewer),
+            answered: self.answer_time.is_some(),
+            ended: std::mem::take(&mut self.ended),
         })
     }
 
     /// How long a slot may be used: the guard, of which what isn't known about the ledger's clock must leave the most.
     fn valid(&self, now: Nanos) -> Nanos {
         let unknown = self.clock.bounds(now).map_or(0, super::clock_map::Bounds::width);
+        if let Some(answer_time) = self.answer_time {
+            return LATE + answer_time + unknown;
+        }
         self.guard + unknown.saturating_sub(self.guard / 4)
     }
 
@@ -325,17 +415,23 @@ impl Stock {
         self.asking = false;
         self.clock.observe(sent, now, reply.now);
         let bounds = self.clock.bounds(now)?;
-        if let Some(before) = self.asked.replace(reply.asked)
+        let (want, urgent) = self.asked_for;
+        // Asks for urgent work come out of turn, so they say nothing about how many take turns.
+        if urgent == 0
+            && let Some(before) = self.asked.replace(reply.asked)
             && reply.asked - before < 1_000
         {
             self.workers = (self.workers * 3.0 + (reply.asked - before) as f64) / 4.0;
         }
-        self.blocked_until = now + nanos(reply.wait);
+        if want > 0 {
+            self.blocked_until = now + nanos(reply.wait);
+        }
+        self.share = reply.share;
         for &slot in &reply.slots {
             for _ in 0..reply.unit.max(1) {
                 let reserved = Reserved {
                     slot,
-                    latest: bounds.soonest(slot.until),
+                    latest: bounds.soonest(slot.until).saturating_sub(self.answer_time.unwrap_or(0)),
                     weight,
                 };
                 let mut due = bounds.surely(slot.from);
@@ -348,6 +444,11 @@ impl Stock {
                     self.forfeit(reserved);
                 }
             }
+        }
+        if urgent > 0 && self.reserved.range(..=now + SOON).next().is_none() {
+            // Where more urgent work waits than there is room for, asking for it at once helps nobody.
+            let turn = (self.workers * TURN as f64) as Nanos;
+            self.vain_until = now + turn.clamp(NEAR, LONGEST_TURN);
         }
         if self.waiting == [0; 3] {
             self.give_all_back(now);
@@ -366,7 +467,7 @@ impl Stock {
     /// The ledger didn't answer: nothing is granted, and what was given back is lost.
     pub(super) fn failed(&mut self, now: Nanos) {
         self.asking = false;
-        self.blocked_until = now + SULK;
-        self.last_ask = now;
+        self.sulks_until = now + SULK;
+        self.vain_until = now + SULK;
     }
 }

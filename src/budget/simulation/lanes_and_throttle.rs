@@ -195,7 +195,10 @@ fn a_slot_that_was_forfeited_comes_back_before_others_in_its_lane() {
         state.use_now(SECOND + 52 * MS, turn.grants[0].1.id),
         Err(Forfeited::Early)
     );
-    assert_eq!(state.use_now(turn.grants[0].1.due, turn.grants[0].1.id), Ok(()));
+    assert_eq!(
+        state.use_now(turn.grants[0].1.due, turn.grants[0].1.id),
+        Ok(turn.grants[0].1.due)
+    );
     assert_eq!(
         state.use_now(turn.grants[0].1.due, turn.grants[0].1.id),
         Err(Forfeited::TakenBack)

@@ -186,7 +186,7 @@ async fn after_the_deadline_nothing_is_sent() {
 async fn a_deadline_that_passed_on_the_way_keeps_the_request_from_being_whole() {
     let server = Server::start(|_, _| json(SENT)).await;
     let http = transport::http_client(&app(&server.url), ClientOptions::default()).unwrap();
-    let (guard, late) = guard::guard(body(1), Some(Instant::now()));
+    let (guard, late) = guard::guard(body(1), Some(Instant::now()), 1);
     let error = http
         .post(&server.url)
         .body(reqwest::Body::wrap(late))

@@ -3,6 +3,7 @@
 mod explain;
 mod http_api;
 mod retry;
+mod top;
 mod verify;
 
 use std::time::Duration;
