@@ -116,13 +116,13 @@ impl BudgetMetrics {
             for lane in Lane::ALL {
                 let (labels, index) = (with("lane", lane.as_str()), lane.index());
                 waiting[index] += meter.waiting[index];
-                self.waiting.get_or_create_owned(&labels).set(meter.waiting[index] as i64);
+                self.waiting
+                    .get_or_create_owned(&labels)
+                    .set(meter.waiting[index] as i64);
                 let oldest = meter.oldest[index].unwrap_or_default();
                 self.oldest.get_or_create_owned(&labels).set(oldest);
             }
-            self.throttled
-                .get_or_create_owned(&key)
-                .set(i64::from(meter.throttled));
+            self.throttled.get_or_create_owned(&key).set(i64::from(meter.throttled));
         }
         for lane in Lane::ALL {
             let labels = [("lane", lane.to_string())];

@@ -11,11 +11,7 @@ use ratatui::{
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{
-    cli::output::plain,
-    domain::Lane,
-    fleet::MeterReading,
-};
+use crate::{cli::output::plain, domain::Lane, fleet::MeterReading};
 
 /// What of the overview is drawn.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -74,13 +70,9 @@ type Column = (&'static str, u16, u16, fn(&MeterReading) -> Cell<'static>);
 const COLUMNS: [Column; 11] = [
     ("APP", 14, 0, |meter| Cell::from(app(meter))),
     ("COMMAND", 22, 0, |meter| Cell::from(plain(&meter.command))),
-    ("LIMIT/S", 9, 70, |meter| {
-        right(limit(meter.effective), 9)
-    }),
+    ("LIMIT/S", 9, 70, |meter| right(limit(meter.effective), 9)),
     ("NOW/S", 7, 0, |meter| used(meter)),
-    ("LAST MIN", 9, 90, |meter| {
-        right(grouped(meter.used_minute), 9)
-    }),
+    ("LAST MIN", 9, 90, |meter| right(grouped(meter.used_minute), 9)),
     ("RECIPIENTS/MIN", 15, 110, |meter| right(recipients(meter), 15)),
     ("HIGH", 6, 60, |meter| waiting(meter, Lane::High)),
     ("NORMAL", 6, 60, |meter| waiting(meter, Lane::Normal)),
@@ -220,7 +212,10 @@ impl View {
                 .map(|lane| format!("{} {} + {} due", plain(&lane.lane), count(lane.ready), count(lane.due)))
                 .collect();
             let dead = count(overview.dead_letters);
-            lines.push(Line::from(format!("ready in queues: {}  dead {dead}", lanes.join("  "))));
+            lines.push(Line::from(format!(
+                "ready in queues: {}  dead {dead}",
+                lanes.join("  ")
+            )));
         }
         if let Some(backlog) = overview.backlog {
             lines.push(Line::from(format!(
@@ -291,7 +286,11 @@ fn state(meter: &MeterReading) -> Cell<'static> {
     if meter.limit == 0 && meter.recipients_limit == 0 {
         return Cell::from("unlimited");
     }
-    Cell::from(if meter.oldest_wait.is_some() { "at the limit" } else { "free" })
+    Cell::from(if meter.oldest_wait.is_some() {
+        "at the limit"
+    } else {
+        "free"
+    })
 }
 
 /// A time in seconds that is read at a glance.

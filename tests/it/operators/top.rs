@@ -16,7 +16,9 @@ fn sendmsg(overview: &Value) -> Option<&Value> {
 /// How many workers there are.
 fn there(overview: &Value) -> usize {
     let workers = overview["workers"].as_array();
-    workers.map_or(0, |workers| workers.iter().filter(|worker| worker["state"] == "ready").count())
+    workers.map_or(0, |workers| {
+        workers.iter().filter(|worker| worker["state"] == "ready").count()
+    })
 }
 
 #[tokio::test]
