@@ -296,14 +296,14 @@ pub fn broker_options(settings: &Settings) -> anyhow::Result<BrokerOptions> {
     Ok(options)
 }
 
-/// High 16; the others twice the calls in flight at their limit (a quarter second's worth), up to 2,000 with limits off.
+/// High 16; the others half a second's worth of their limit, or a job that takes longer than usual costs rate, up to 2,000 with limits off.
 fn prefetch(settings: &Settings) -> [u16; 3] {
     let limit = settings
         .apps
         .values()
         .map(|app| match app.limits.calls_per_second(Command::SendMsg) {
             0 => MOST_PREFETCH,
-            limit => limit / 4,
+            limit => limit / 2,
         })
         .max()
         .unwrap_or(50);
