@@ -296,15 +296,15 @@ pub fn broker_options(settings: &Settings) -> anyhow::Result<BrokerOptions> {
     Ok(options)
 }
 
-/// High 16; the others twice the calls in flight at their limit (a quarter second's worth); with limits off four times the calls
-/// in flight, for those whose claim or outcome is being written, up to 2,000.
+/// High 16; the others half a second's worth of their limit, or a job that takes longer than usual costs rate; with limits off
+/// four times the calls in flight, for those whose claim or outcome is being written, up to 2,000.
 fn prefetch(settings: &Settings) -> [u16; 3] {
     let limit = settings
         .apps
         .values()
         .map(|app| match app.limits.calls_per_second(Command::SendMsg) {
             0 => MOST_PREFETCH,
-            limit => limit / 4,
+            limit => limit / 2,
         })
         .max()
         .unwrap_or(50);

@@ -48,7 +48,11 @@ pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<
         let stage = Stage::open(lab, Duration::ZERO).await?;
         stage.prepare().await?;
         let chunks = rows / CHUNK;
-        let variant = if rows == 0 { "empty".to_owned() } else { format!("{} M rows", rows / 1_000_000) };
+        let variant = if rows == 0 {
+            "empty".to_owned()
+        } else {
+            format!("{} M rows", rows / 1_000_000)
+        };
         let mut database = stage.database().await?;
         if chunks > 0 {
             let began = Instant::now();
@@ -62,7 +66,10 @@ pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<
         let store = |options: StoreOptions| Store::new(&options);
         let url = || stage.database_url.as_str().into();
         let plans = Plans::begin(arguments.postgres_log.as_deref(), &mut database).await?;
-        let (worker, tool) = (store(StoreOptions::for_worker(url()))?, store(StoreOptions::new(url()))?);
+        let (worker, tool) = (
+            store(StoreOptions::for_worker(url()))?,
+            store(StoreOptions::new(url()))?,
+        );
         inserts(&worker, &variant, &mut figures).await?;
         if chunks > 0 {
             lookups(&tool, chunks, &variant, &mut figures).await?;
@@ -93,7 +100,9 @@ async fn generate(database: &mut PgConnection, chunks: usize) -> anyhow::Result<
         .execute(&mut *database)
         .await?;
     }
-    sqlx::query("SET synchronous_commit = off").execute(&mut *database).await?;
+    sqlx::query("SET synchronous_commit = off")
+        .execute(&mut *database)
+        .await?;
     let batches = (CHUNK - SINGLES) / BATCH;
     for chunk in 0..chunks {
         // Ids, and so the keys of both tables, in no order of time, as producers' ids are.
@@ -182,19 +191,27 @@ async fn lookups(store: &Store, chunks: usize, variant: &str, figures: &mut Figu
         found.context("the job").map(drop)
     })
     .await?;
-    timed(figures, &format!("{variant}: status of a batch, 500 messages"), async |sample| {
-        let found = store.job_status(&batch(sample)?, &MessagePage::default()).await?;
-        found.context("the job").map(drop)
-    })
+    timed(
+        figures,
+        &format!("{variant}: status of a batch, 500 messages"),
+        async |sample| {
+            let found = store.job_status(&batch(sample)?, &MessagePage::default()).await?;
+            found.context("the job").map(drop)
+        },
+    )
     .await?;
     for (name, of) in [
         ("orders", singles / SINGLES_OF_GROUP),
         ("campaign", batches / BATCHES_OF_GROUP),
     ] {
-        timed(figures, &format!("{variant}: status of a group, {name}"), async |sample| {
-            let found = store.group_status(&group(name, sample, of)?).await?;
-            found.context("the group").map(drop)
-        })
+        timed(
+            figures,
+            &format!("{variant}: status of a group, {name}"),
+            async |sample| {
+                let found = store.group_status(&group(name, sample, of)?).await?;
+                found.context("the group").map(drop)
+            },
+        )
         .await?;
     }
     timed(figures, &format!("{variant}: explain a send"), async |sample| {
@@ -202,14 +219,18 @@ async fn lookups(store: &Store, chunks: usize, variant: &str, figures: &mut Figu
         found.context("the job").map(drop)
     })
     .await?;
-    timed(figures, &format!("{variant}: a recipient's message by its key"), async |sample| {
-        let id = format!("single-{}", drawn(sample, singles));
-        let sql = "SELECT job_id FROM messages WHERE to_account = 'user_' || abs(hashtext($1)) % 2000000
+    timed(
+        figures,
+        &format!("{variant}: a recipient's message by its key"),
+        async |sample| {
+            let id = format!("single-{}", drawn(sample, singles));
+            let sql = "SELECT job_id FROM messages WHERE to_account = 'user_' || abs(hashtext($1)) % 2000000
                    AND from_account = 'administrator' AND msg_key = $1 || '_1_1700000000'";
-        let owner: String = sqlx::query_scalar(sql).bind(&id).fetch_one(store.pool()).await?;
-        ensure!(owner == id, "{owner} for {id}");
-        Ok(())
-    })
+            let owner: String = sqlx::query_scalar(sql).bind(&id).fetch_one(store.pool()).await?;
+            ensure!(owner == id, "{owner} for {id}");
+            Ok(())
+        },
+    )
     .await
 }
 
@@ -217,7 +238,9 @@ async fn lookups(store: &Store, chunks: usize, variant: &str, figures: &mut Figu
 async fn inserts(store: &Store, variant: &str, figures: &mut Figures) -> anyhow::Result<()> {
     let (mut claims, mut outcomes) = (Vec::new(), Vec::new());
     for round in 0..60 {
-        let jobs = (0..CLAIM).map(|number| claim(round * CLAIM + number)).collect::<anyhow::Result<Vec<_>>>()?;
+        let jobs = (0..CLAIM)
+            .map(|number| claim(round * CLAIM + number))
+            .collect::<anyhow::Result<Vec<_>>>()?;
         let began = Instant::now();
         let verdicts = store.claim_new(false, &jobs).await?;
         claims.push(began.elapsed().as_secs_f64() * 1e6 / CLAIM as f64);
@@ -240,7 +263,10 @@ async fn inserts(store: &Store, variant: &str, figures: &mut Figures) -> anyhow:
         let began = Instant::now();
         let recorded = store.record_sent(false, &sent).await?;
         outcomes.push(began.elapsed().as_secs_f64() * 1e6 / CLAIM as f64);
-        ensure!(recorded.iter().all(|one| matches!(one, Recorded::Applied { .. })), "an outcome");
+        ensure!(
+            recorded.iter().all(|one| matches!(one, Recorded::Applied { .. })),
+            "an outcome"
+        );
     }
     figures.add(&format!("{variant}: inserts"), "claim µs/job", median(&claims));
     figures.add(&format!("{variant}: inserts"), "outcome µs/job", median(&outcomes));
@@ -299,7 +325,10 @@ async fn revocation(store: &Store, chunks: usize, variant: &str, figures: &mut F
         let began = Instant::now();
         let taken = store.take_work(&[room(1_000)], Duration::from_mins(1)).await?;
         takes.push(began.elapsed().as_secs_f64() * 1_000.0);
-        let fan_out = taken.iter().find(|unit| unit.kind == WorkKind::FanOut).context("the fan-out")?;
+        let fan_out = taken
+            .iter()
+            .find(|unit| unit.kind == WorkKind::FanOut)
+            .context("the fan-out")?;
         let began = Instant::now();
         store.fan_out(fan_out, |_| never()).await?;
         steps.push(began.elapsed().as_secs_f64() * 1_000.0);
@@ -307,7 +336,10 @@ async fn revocation(store: &Store, chunks: usize, variant: &str, figures: &mut F
         let began = Instant::now();
         let messages = store.revocable(&revokes).await?;
         reads.push(began.elapsed().as_secs_f64() * 1_000.0);
-        ensure!(messages.len() == revokes.len() && !messages.is_empty(), "messages to revoke");
+        ensure!(
+            messages.len() == revokes.len() && !messages.is_empty(),
+            "messages to revoke"
+        );
     }
     for (name, times) in [
         ("tombstone of a group", tombstones),
@@ -333,7 +365,9 @@ struct Plans(Option<std::fs::File>);
 impl Plans {
     async fn begin(log: Option<&Path>, database: &mut PgConnection) -> anyhow::Result<Self> {
         let Some(log) = log else { return Ok(Self(None)) };
-        let name: String = sqlx::query_scalar("SELECT current_database()").fetch_one(&mut *database).await?;
+        let name: String = sqlx::query_scalar("SELECT current_database()")
+            .fetch_one(&mut *database)
+            .await?;
         for setting in [
             "session_preload_libraries = 'auto_explain'",
             "auto_explain.log_min_duration = 0",

@@ -78,12 +78,14 @@ impl Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
-    let rows: Vec<Row> = Row::all()
-        .into_iter()
-        .filter(|row| {
-            arguments.rows.is_empty() || arguments.rows.iter().any(|name| row.name().starts_with(name.as_str()))
-        })
-        .collect();
+    let all = Row::all();
+    // A whole name means that row only, although another's begins so.
+    let asks_for = |name: &str, row: &Row| match all.iter().any(|one| one.name() == name) {
+        true => row.name() == name,
+        false => row.name().starts_with(name),
+    };
+    let wanted = |row: &&Row| arguments.rows.is_empty() || arguments.rows.iter().any(|name| asks_for(name, row));
+    let rows: Vec<Row> = all.iter().filter(wanted).copied().collect();
     ensure!(!rows.is_empty(), "no such row: see --list");
     if arguments.list {
         for row in rows {

@@ -374,13 +374,22 @@ impl<T> KeyState<T> {
             return Ok(now);
         }
         self.counts.forfeited += 1;
+        self.still_owed(held);
         Err(Forfeited::Late)
+    }
+
+    /// What a floor guarantees are slots that are used.
+    fn still_owed(&mut self, held: Held) {
+        if held.owed {
+            self.lanes.give_back(held.lane, held.recipients);
+        }
     }
 
     /// Hands an unused slot back. A turn must follow: the next gets it at once.
     pub(super) fn hand_on(&mut self, now: Nanos, id: SlotId) {
         if let Some(held) = self.held.remove(&id) {
             self.counts.handed_on += 1;
+            self.still_owed(held);
             self.source.release(now, held.due, held.recipients);
         }
     }

@@ -258,6 +258,13 @@ impl<T> Lanes<T> {
     }
 }
 
+impl<T> Lanes<T> {
+    /// A slot that a lane got by its floor was not used: the lane is owed it still.
+    pub(super) fn give_back(&mut self, lane: Lane, recipients: u32) {
+        self.lines[lane.index()].credit += u64::from(recipients.max(1)) * WHOLE;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -149,7 +149,11 @@ impl Store {
             .application_name("im-dispatcher")
             // Every promise rests on it, whatever the server's default is.
             .options([("synchronous_commit", "on"), ("timezone", "UTC"), ("jit", "off")]);
-        let connect = if options.by_keys { connect.options(BY_KEYS) } else { connect };
+        let connect = if options.by_keys {
+            connect.options(BY_KEYS)
+        } else {
+            connect
+        };
         let high = (options.max_connections / 3).clamp(1, 2);
         let pool = |connections: u32| {
             PgPoolOptions::new()

@@ -99,7 +99,9 @@ where
         Err(error) => error,
     };
     // The statement's future, which shared them, has ended.
-    let alone = Arc::try_unwrap(items).ok().filter(|items| items.len() > 1 && !error.is_unavailable());
+    let alone = Arc::try_unwrap(items)
+        .ok()
+        .filter(|items| items.len() > 1 && !error.is_unavailable());
     let Some(alone) = alone else {
         let error = Arc::new(error);
         for reply in replies {

@@ -137,8 +137,8 @@ impl View {
         frame.render_widget(Paragraph::new(self.head()), head);
         self.table(frame, middle);
         frame.render_widget(Paragraph::new(below), foot);
-        let held = if self.held { "p go on  (held)" } else { "p hold" };
-        frame.render_widget(Paragraph::new(format!("q quit  {held}")).dim(), keys);
+        let pausing = if self.held { "p go on  (held)" } else { "p hold" };
+        frame.render_widget(Paragraph::new(format!("q quit  {pausing}")).dim(), keys);
     }
 
     fn head(&self) -> Line<'static> {
@@ -207,14 +207,14 @@ impl View {
         }
         let count = |count: Option<u64>| count.map_or_else(|| "?".to_owned(), grouped);
         if !overview.lanes.is_empty() {
-            let lanes = overview.lanes.iter();
-            let lanes: Vec<String> = lanes
+            let waiting = overview.lanes.iter();
+            let waiting: Vec<String> = waiting
                 .map(|lane| format!("{} {} + {} due", plain(&lane.lane), count(lane.ready), count(lane.due)))
                 .collect();
             let dead = count(overview.dead_letters);
             lines.push(Line::from(format!(
                 "ready in queues: {}  dead {dead}",
-                lanes.join("  ")
+                waiting.join("  ")
             )));
         }
         if let Some(backlog) = overview.backlog {
