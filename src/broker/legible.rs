@@ -236,7 +236,7 @@ fn mend_content_header(payload: &mut [u8]) -> Option<()> {
         }
     }
     // The two last bits would announce more flags, of which there are none.
-    (flags & 0b11 == 0 && at.at == at.bytes.len()).then_some(())
+    (flags.trailing_zeros() >= 2 && at.at == at.bytes.len()).then_some(())
 }
 
 /// Replaces a message's properties by a `type` that is one SUBSTITUTE; returns the payload's new length.

@@ -403,10 +403,10 @@ async fn mark_revoked(tx: &mut Transaction<'static, Postgres>, sorted: &[&Revoke
         &correlation as &[Option<&str>],
         &withdrawn.jobs as &[&str],
         &withdrawn.indexes,
-        &withdrawn.keys as &[&str],
+        &withdrawn.values as &[&str],
         &refused.jobs as &[&str],
         &refused.indexes,
-        &refused.keys as &[&str],
+        &refused.values as &[&str],
     )
     .execute(&mut **tx)
     .await
@@ -443,7 +443,7 @@ async fn queue_left_keys(tx: &mut Transaction<'static, Postgres>, sorted: &[&Rev
         &apps as &[&str],
         &refused.jobs as &[&str],
         &refused.indexes,
-        &refused.keys as &[&str],
+        &refused.values as &[&str],
     )
     .execute(&mut **tx)
     .await
@@ -455,7 +455,7 @@ async fn queue_left_keys(tx: &mut Transaction<'static, Postgres>, sorted: &[&Rev
 struct Keys<'a> {
     jobs: Vec<&'a str>,
     indexes: Vec<i32>,
-    keys: Vec<&'a str>,
+    values: Vec<&'a str>,
 }
 
 impl<'a> Keys<'a> {
@@ -463,13 +463,13 @@ impl<'a> Keys<'a> {
         let mut columns = Self {
             jobs: Vec::new(),
             indexes: Vec::new(),
-            keys: Vec::new(),
+            values: Vec::new(),
         };
         for outcome in outcomes {
             for key in keys(outcome) {
                 columns.jobs.push(outcome.unit.job.as_str());
                 columns.indexes.push(outcome.unit.part);
-                columns.keys.push(key);
+                columns.values.push(key);
             }
         }
         columns

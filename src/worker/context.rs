@@ -67,7 +67,7 @@ pub(super) struct Timing {
 }
 
 /// How long the service remembers a call by its pair (im-api: MsgSeq, MsgRandom, sender and content, 120 s).
-const REMEMBERED: Duration = Duration::from_secs(120);
+const REMEMBERED: Duration = Duration::from_mins(2);
 /// What clocks may drift within that.
 const DRIFT: Duration = Duration::from_secs(2);
 

@@ -10,6 +10,10 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(500);
 
 /// What is known of a call that neither side's history shows.
 #[derive(Debug, Clone, Copy)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "each is a fact of its own, and all combinations occur"
+)]
 pub(super) struct Absence {
     /// Looks before this one that saw nothing either.
     pub(super) looks: u32,
