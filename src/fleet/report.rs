@@ -106,7 +106,7 @@ impl Report {
                 .into_iter()
                 .map(|((command, code), count)| ErrorCount { command, code, count })
                 .collect(),
-            budgets: budgets.into_iter().map(|key| meter(key, &app_of)).collect(),
+            budgets: budgets.iter().map(|key| meter(key, &app_of)).collect(),
             lanes: Lane::ALL
                 .into_iter()
                 .map(|lane| LaneReading {
@@ -120,7 +120,7 @@ impl Report {
     }
 }
 
-fn meter(snapshot: KeySnapshot, app_of: &impl Fn(SdkAppId) -> String) -> MeterReading {
+fn meter(snapshot: &KeySnapshot, app_of: &impl Fn(SdkAppId) -> String) -> MeterReading {
     let now = tokio::time::Instant::now();
     MeterReading {
         app: app_of(snapshot.key.sdk_app_id),
