@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     broker::{Broker, BrokerOptions},
     budget::{Budget, BudgetKey, BudgetOptions, Fleet, Limits, Pacer},
-    config::{AppSettings, Settings, WindowMode},
+    config::{AppSettings, HttpSettings, Settings, WindowMode},
     domain::{
         AppName, Command, JobId, Lane, SdkAppId,
         job::{Job, OnUnknown, RevokeTarget, Task},
@@ -65,32 +65,8 @@ pub async fn run_worker(
     });
     let identity = fleet::identity(http.addr.map(|address| address.to_string()));
     let http_store = Store::for_http(&database)?;
-    let server = match http.addr {
-        Some(address) => {
-            let server = Server::bind(address)
-                .await
-                .with_context(|| format!("listen on {address} (http.addr)"))?;
-            let apps: Vec<AppName> = settings.apps.keys().cloned().collect();
-            let state = HttpState {
-                health: Arc::clone(&health) as Arc<dyn HealthSource>,
-                metrics: Arc::clone(&metrics),
-                store: http_store.clone(),
-                revoker: Arc::new(Tombstones {
-                    store: http_store.clone(),
-                    apps: apps.clone(),
-                }),
-                tokens: Tokens::new(http.admin_token.as_ref(), http.readonly_token.as_ref()),
-                namespace: settings.namespace.as_str().into(),
-                apps: apps.into(),
-                fleet: fleet::View::start(http_store.clone(), Some(broker.clone()), stopping.clone()),
-                worker: identity.id,
-                letters: Letters::of(broker.dead_letters()),
-            };
-            tracing::info!(%address, "HTTP listens");
-            Some(tokio::spawn(server.run(state, stopping.clone())))
-        }
-        None => None,
-    };
+    let parts = (Arc::clone(&health), Arc::clone(&metrics), http_store.clone());
+    let server = start_http(&settings, http, parts, identity.id, &stopping).await?;
     if !prepare_database(&store, settings.worker.migrate, &draining).await {
         broker.close().await;
         return Ok(ExitCode::SUCCESS);
@@ -164,6 +140,39 @@ pub async fn run_worker(
         tracing::warn!("stopped before everything was finished: what was open is delivered or taken again");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Listens, if the settings say where. A taken address stops the start.
+async fn start_http(
+    settings: &Settings,
+    http: &HttpSettings,
+    (health, metrics, store): (Arc<Health>, Arc<Metrics>, Store),
+    worker: uuid::Uuid,
+    stopping: &CancellationToken,
+) -> anyhow::Result<Option<tokio::task::JoinHandle<()>>> {
+    let Some(address) = http.addr else { return Ok(None) };
+    let server = Server::bind(address)
+        .await
+        .with_context(|| format!("listen on {address} (http.addr)"))?;
+    let apps: Vec<AppName> = settings.apps.keys().cloned().collect();
+    let broker = health.broker.clone();
+    let state = HttpState {
+        metrics,
+        revoker: Arc::new(Tombstones {
+            store: store.clone(),
+            apps: apps.clone(),
+        }),
+        tokens: Tokens::new(http.admin_token.as_ref(), http.readonly_token.as_ref()),
+        namespace: settings.namespace.as_str().into(),
+        apps: apps.into(),
+        letters: Letters::of(broker.dead_letters()),
+        fleet: fleet::View::start(store.clone(), Some(broker), stopping.clone()),
+        worker,
+        health: health as Arc<dyn HealthSource>,
+        store,
+    };
+    tracing::info!(%address, "HTTP listens");
+    Ok(Some(tokio::spawn(server.run(state, stopping.clone()))))
 }
 
 /// First signal: drain. Second: stop now.

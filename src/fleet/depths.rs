@@ -129,7 +129,7 @@ impl Depths {
         );
         let mut shown: Vec<PauseShown> = pauses
             .iter()
-            .flat_map(|pauses| pauses.iter())
+            .flat_map(crate::domain::pause::Pauses::iter)
             .map(|(scope, until)| PauseShown {
                 kind: scope.kind(),
                 name: scope.name().to_owned(),

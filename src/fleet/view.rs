@@ -351,7 +351,7 @@ impl Known {
                         .min(*count),
             })
             .collect();
-        errors.sort_by(|a, b| (b.recent, b.count).cmp(&(a.recent, a.count)));
+        errors.sort_by_key(|error| std::cmp::Reverse((error.recent, error.count)));
         errors
     }
 }

@@ -41,7 +41,7 @@ pub(super) struct SessionKey([u8; 32]);
 impl SessionKey {
     /// From the token's digest.
     pub(super) fn derive(token: &[u8; 32]) -> Self {
-        Self(mac(token, b"im-dispatcher dashboard session").into())
+        Self(mac(token, b"im-dispatcher dashboard session"))
     }
 
     /// The cookie's name: workers of other settings on the same host have cookies of their own, since browsers send a
