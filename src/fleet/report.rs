@@ -112,7 +112,7 @@ impl Report {
                 .into_iter()
                 .map(|((command, code), count)| ErrorCount { command, code, count })
                 .collect(),
-            budgets: budgets.into_iter().map(|key| meter(key, &app_of)).collect(),
+            budgets: budgets.iter().map(|key| meter(key, &app_of)).collect(),
             lanes: Lane::ALL
                 .into_iter()
                 .map(|lane| LaneReading {
@@ -126,7 +126,7 @@ impl Report {
     }
 }
 
-fn meter(snapshot: KeySnapshot, app_of: &impl Fn(SdkAppId) -> String) -> MeterReading {
+fn meter(snapshot: &KeySnapshot, app_of: &impl Fn(SdkAppId) -> String) -> MeterReading {
     let now = tokio::time::Instant::now();
     let oldest_waits = snapshot.oldest_wait.map(|wait| wait.map(|wait| wait.as_secs_f64()));
     MeterReading {
