@@ -153,7 +153,7 @@ impl View {
             (count, _) => format!("{count} workers"),
         };
         if gone > 0 {
-            workers.push_str(&format!(", {gone} gone"));
+            workers = format!("{workers}, {gone} gone");
         }
         let ready = if overview.ready { "ready" } else { "NOT READY" };
         let time = overview
@@ -231,7 +231,8 @@ impl View {
     }
 }
 
-fn right(text: String, width: u16) -> Cell<'static> {
+fn right(text: impl std::fmt::Display, width: u16) -> Cell<'static> {
+    let text = text.to_string();
     Cell::from(format!("{text:>width$}", width = usize::from(width)))
 }
 
