@@ -78,6 +78,7 @@ impl Store {
 
     /// Claims such a call again, in one transaction: its row, its members' messages and their rows of work, which stay
     /// the history's, for the case that this worker dies. `None`: it isn't one, or not any more.
+    #[expect(clippy::too_many_lines, reason = "most of them are the statements")]
     pub async fn claim_repeat(
         &self,
         high: bool,

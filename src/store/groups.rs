@@ -53,6 +53,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Query`], as of [`Store::claim_new`]: the same call may be tried again.
+    #[expect(clippy::too_many_lines, reason = "most of them are the statements")]
     pub async fn claim_group(
         &self,
         high: bool,
