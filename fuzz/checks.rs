@@ -6,7 +6,7 @@ use im_dispatcher::{
 };
 
 /// The job decoder: bytes that are taken for a job are one, and the same after a way through its own encoding. The first
-/// byte says whether a message_id came along.
+/// byte says whether a `message_id` came along.
 pub(crate) fn job(bytes: &[u8]) {
     let Some((first, body)) = bytes.split_first() else {
         return;

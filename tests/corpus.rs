@@ -6,6 +6,10 @@ mod checks;
 use std::path::Path;
 
 /// Replays a target's corpus; how many inputs there were.
+#[expect(
+    clippy::unwrap_used,
+    reason = "a helper of tests: a corpus that can't be read is a failure"
+)]
 fn replay(target: &str, check: fn(&[u8])) -> usize {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let mut inputs = 0;

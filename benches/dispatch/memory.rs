@@ -37,7 +37,7 @@ pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<
         });
         stage.producer.publish("normal", publish).await?;
         let variant = format!("{jobs} jobs wait");
-        figures.add(&variant, "binary MiB", size as f64 / 1048576.0);
+        figures.add(&variant, "binary MiB", size as f64 / 1_048_576.0);
         run(&stage, jobs, &variant, &mut figures).await?;
         stage.close().await?;
     }

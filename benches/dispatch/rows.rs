@@ -298,7 +298,7 @@ fn claim(number: usize) -> anyhow::Result<NewClaim> {
 /// A campaign's revocation: its tombstone, and the step that selects and marks its messages.
 async fn revocation(store: &Store, chunks: usize, variant: &str, figures: &mut Figures) -> anyhow::Result<()> {
     let groups = chunks * (CHUNK - SINGLES) / BATCH / BATCHES_OF_GROUP;
-    let (mut tombstones, mut takes, mut steps, mut reads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut tombstones, mut take_times, mut steps, mut reads) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let room = |rows| Room {
         command: Command::MsgWithdraw,
         app: AppName::default_app(),
@@ -324,7 +324,7 @@ async fn revocation(store: &Store, chunks: usize, variant: &str, figures: &mut F
         tombstones.push(began.elapsed().as_secs_f64() * 1_000.0);
         let began = Instant::now();
         let taken = store.take_work(&[room(1_000)], Duration::from_mins(1)).await?;
-        takes.push(began.elapsed().as_secs_f64() * 1_000.0);
+        take_times.push(began.elapsed().as_secs_f64() * 1_000.0);
         let fan_out = taken
             .iter()
             .find(|unit| unit.kind == WorkKind::FanOut)
@@ -343,7 +343,7 @@ async fn revocation(store: &Store, chunks: usize, variant: &str, figures: &mut F
     }
     for (name, times) in [
         ("tombstone of a group", tombstones),
-        ("take due work", takes),
+        ("take due work", take_times),
         ("fan-out of 1,000 messages", steps),
         ("read 256 to revoke", reads),
     ] {
@@ -359,7 +359,7 @@ fn never() -> OutboxEvent {
     unreachable!("every message of the campaign was sent")
 }
 
-/// The plans of every statement, by auto_explain, from Postgres's own log.
+/// The plans of every statement, by `auto_explain`, from Postgres's own log.
 struct Plans(Option<std::fs::File>);
 
 impl Plans {

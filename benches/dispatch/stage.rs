@@ -86,7 +86,7 @@ impl Running {
     fn spawn(command: &mut Command) -> anyhow::Result<Self> {
         let child = command
             .spawn()
-            .with_context(|| format!("start {:?}", command.get_program()))?;
+            .with_context(|| format!("start {}", command.get_program().display()))?;
         Ok(Self { pid: child.id(), child })
     }
 

@@ -137,7 +137,7 @@ async fn report_of(reference: &mut Running) -> anyhow::Result<Report> {
 /// An instant of ours in Unix microseconds.
 fn since_epoch(at: std::time::Instant) -> anyhow::Result<u64> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
-    Ok((now - at.elapsed()).as_micros() as u64)
+    Ok(now.saturating_sub(at.elapsed()).as_micros() as u64)
 }
 
 async fn seconds_from_first_call(stage: &Stage<'_>, jobs: usize, ended: u64) -> anyhow::Result<f64> {

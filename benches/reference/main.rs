@@ -217,12 +217,9 @@ async fn main() -> anyhow::Result<()> {
     let peak = process::peak_rss_kib(std::process::id());
     let (began, cpu_before) = began.context("no delivery came")?;
     if let Some(file) = arguments.stamps {
-        let lines: String = shared
-            .stamps
-            .lock()
-            .iter()
-            .map(|(id, at)| format!("{id} {at}\n"))
-            .collect();
+        let stamps = shared.stamps.lock();
+        let lines: Vec<String> = stamps.iter().map(|(id, at)| format!("{id} {at}\n")).collect();
+        let lines = lines.concat();
         std::fs::write(file, lines)?;
     }
     // So that the last ack has left before the connection closes.

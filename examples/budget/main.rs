@@ -80,9 +80,12 @@ async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let all = Row::all();
     // A whole name means that row only, although another's begins so.
-    let asks_for = |name: &str, row: &Row| match all.iter().any(|one| one.name() == name) {
-        true => row.name() == name,
-        false => row.name().starts_with(name),
+    let asks_for = |name: &str, row: &Row| {
+        if all.iter().any(|one| one.name() == name) {
+            row.name() == name
+        } else {
+            row.name().starts_with(name)
+        }
     };
     let wanted = |row: &&Row| arguments.rows.is_empty() || arguments.rows.iter().any(|name| asks_for(name, row));
     let rows: Vec<Row> = all.iter().filter(wanted).copied().collect();
@@ -103,7 +106,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     for row in rows {
         let name = row.name();
         let result = row.run(&arguments).await.with_context(|| format!("row {name}"))?;
-        table.add(&name, &row.title(), result)?;
+        table.add(&name, &row.title(), &result)?;
     }
     Ok(table.end())
 }

@@ -67,7 +67,10 @@ impl Scene {
             keep_calls: None,
             ..SimulatorOptions::default()
         })?;
-        let epoch = Instant::now() - Duration::from_micros(simulator.report().uptime_micros);
+        let uptime = Duration::from_micros(simulator.report().uptime_micros);
+        let epoch = Instant::now()
+            .checked_sub(uptime)
+            .context("the simulator is older than the clock")?;
         let settings: BTreeMap<String, String> = [
             ("AMQP_URL", amqp_url.clone()),
             ("DATABASE_URL", own.to_string()),

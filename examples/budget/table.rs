@@ -97,7 +97,7 @@ impl Table {
     }
 
     /// Prints a row, and keeps it.
-    pub(crate) fn add(&mut self, name: &str, title: &str, measured: Measured) -> anyhow::Result<()> {
+    pub(crate) fn add(&mut self, name: &str, title: &str, measured: &Measured) -> anyhow::Result<()> {
         let mut bounds = Vec::new();
         for bound in &measured.bounds {
             let verdict = if bound.holds { "holds" } else { "MISSED" };

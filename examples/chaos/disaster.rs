@@ -193,11 +193,15 @@ fn strike(
             let relays = &fleet.places[worker].links.relays[link];
             if random.random_bool(0.7) {
                 say(&format!("worker {worker}'s link to {name} is cut"));
-                relays.iter().for_each(|relay| relay.cut());
+                for relay in relays {
+                    relay.cut();
+                }
                 done.cuts += 1;
             } else {
                 say(&format!("worker {worker}'s link to {name} stalls"));
-                relays.iter().for_each(|relay| relay.stall());
+                for relay in relays {
+                    relay.stall();
+                }
                 done.stalls += 1;
             }
             // Bytes that a stalled link holds arrive up to 4 s late, before anything is sent again.

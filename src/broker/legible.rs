@@ -410,7 +410,7 @@ mod tests {
             ],
         );
         sent.extend(content(&[0x00, 0x80, 3, b'i', 0xc3, 0xa9]));
-        sent.extend(frame(3, &[0xff; 200_000]));
+        sent.extend(frame(3, &vec![0xff; 200_000]));
         sent.extend(frame(8, &[]));
         sent.extend(content(&[0, 0]));
         for piece in [1, 13, 4_096, 30_000] {

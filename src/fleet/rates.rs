@@ -140,10 +140,8 @@ mod tests {
         let rates = ring.between(-1, i64::MAX);
         assert_eq!((rates.seconds.len(), rates.seconds[0]), (KEPT, 2_000 - KEPT as i64));
         ring.add("sent", 0, S, 1);
-        assert_eq!(
-            ring.between(-1, i64::MAX).series["sent"].iter().sum::<f64>(),
-            KEPT as f64
-        );
+        let kept: f64 = ring.between(-1, i64::MAX).series["sent"].iter().sum();
+        assert!((kept - KEPT as f64).abs() < 0.5, "{kept}");
         ring.reach(1_000_000);
         assert_eq!(ring.between(-1, i64::MAX).seconds, [1_000_000]);
         // A count without a span of time is that second's.

@@ -84,15 +84,6 @@ async fn fails(store: &Store, unit: &WorkUnit) {
         event: &|_| event(),
     };
     let pair = |_| CallPair { seq: 1, random: 2 };
-    let caller = Caller {
-        token,
-        sender: "administrator",
-        encoder: 1,
-    };
-    let uncapped = CapRule {
-        scopes: &[],
-        event: &|_| event(),
-    };
     let claim = store
         .claim_part(unit, caller, uncapped, pair, |_| event())
         .await

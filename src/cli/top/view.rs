@@ -70,15 +70,15 @@ type Column = (&'static str, u16, u16, fn(&MeterReading) -> Cell<'static>);
 const COLUMNS: [Column; 11] = [
     ("APP", 14, 0, |meter| Cell::from(app(meter))),
     ("COMMAND", 22, 0, |meter| Cell::from(plain(&meter.command))),
-    ("LIMIT/S", 9, 70, |meter| right(limit(meter.effective), 9)),
+    ("LIMIT/S", 9, 70, |meter| right(&limit(meter.effective), 9)),
     ("NOW/S", 7, 0, |meter| used(meter)),
-    ("LAST MIN", 9, 90, |meter| right(grouped(meter.used_minute), 9)),
-    ("RECIPIENTS/MIN", 15, 110, |meter| right(recipients(meter), 15)),
+    ("LAST MIN", 9, 90, |meter| right(&grouped(meter.used_minute), 9)),
+    ("RECIPIENTS/MIN", 15, 110, |meter| right(&recipients(meter), 15)),
     ("HIGH", 6, 60, |meter| waiting(meter, Lane::High)),
     ("NORMAL", 6, 60, |meter| waiting(meter, Lane::Normal)),
     ("BULK", 6, 60, |meter| waiting(meter, Lane::Bulk)),
     ("OLDEST", 7, 80, |meter| {
-        right(meter.oldest_wait.map_or_else(String::new, age), 7)
+        right(&meter.oldest_wait.map_or_else(String::new, age), 7)
     }),
     ("STATE", 16, 46, state),
 ];
@@ -147,14 +147,15 @@ impl View {
         };
         let there = overview.workers.iter().filter(|worker| worker.state != "gone").count();
         let gone = overview.workers.len() - there;
-        let mut workers = match (there, overview.workers_age_seconds) {
+        let workers = match (there, overview.workers_age_seconds) {
             (_, None) => "workers unknown yet".to_owned(),
             (1, _) => "1 worker".to_owned(),
             (count, _) => format!("{count} workers"),
         };
-        if gone > 0 {
-            workers = format!("{workers}, {gone} gone");
-        }
+        let workers = match gone {
+            0 => workers,
+            gone => [workers, format!(", {gone} gone")].concat(),
+        };
         let ready = if overview.ready { "ready" } else { "NOT READY" };
         let time = overview
             .time
@@ -183,7 +184,7 @@ impl View {
         let head = columns.iter().map(|&&(name, width, ..)| {
             let numeric = !matches!(name, "APP" | "COMMAND" | "STATE");
             if numeric {
-                right(name.to_owned(), width)
+                right(&name.to_owned(), width)
             } else {
                 Cell::from(name)
             }
@@ -231,7 +232,7 @@ impl View {
     }
 }
 
-fn right(text: impl std::fmt::Display, width: u16) -> Cell<'static> {
+fn right(text: &dyn std::fmt::Display, width: u16) -> Cell<'static> {
     let text = text.to_string();
     Cell::from(format!("{text:>width$}", width = usize::from(width)))
 }
@@ -252,7 +253,7 @@ fn limit(calls_per_second: u32) -> String {
 }
 
 fn used(meter: &MeterReading) -> Cell<'static> {
-    let cell = right(grouped(meter.used), 7);
+    let cell = right(&grouped(meter.used), 7);
     match meter.effective {
         0 => cell,
         limit if meter.used * 10 >= u64::from(limit) * 9 => cell.style(Color::Yellow),
@@ -270,8 +271,8 @@ fn recipients(meter: &MeterReading) -> String {
 
 fn waiting(meter: &MeterReading, lane: Lane) -> Cell<'static> {
     match meter.waiting[lane.index()] {
-        0 => right("·".to_owned(), 6),
-        count => right(grouped(count as u64), 6),
+        0 => right(&"·".to_owned(), 6),
+        count => right(&grouped(count as u64), 6),
     }
 }
 

@@ -213,7 +213,7 @@ mod tests {
 
     use super::*;
 
-    fn job(more: serde_json::Value) -> Job {
+    fn job(more: &serde_json::Value) -> Job {
         let mut job = json!({"type": "send", "id": "1", "to": "bob", "coalesce": true, "message": {"text": "hi"}});
         for (name, value) in more.as_object().unwrap() {
             job[name] = value.clone();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn content(text: &str) -> Content {
-        Content::of(&job(json!({"message": {"text": text}})), &account("admin")).unwrap()
+        Content::of(&job(&json!({"message": {"text": text}})), &account("admin")).unwrap()
     }
 
     fn join(line: &mut Line<()>, content: Content, job: &str, to: &str) -> u64 {
@@ -245,31 +245,31 @@ mod tests {
 
     #[test]
     fn only_a_send_that_asks_for_it_and_that_a_batch_can_carry_is_merged() {
-        let of = |more| Content::of(&job(more), &account("admin"));
-        assert!(of(json!({})).is_some());
-        assert!(of(json!({"coalesce": false})).is_none());
-        assert!(of(json!({"message": {"text": "hi", "forbid_callbacks": ["before"]}})).is_none());
-        assert!(of(json!({"message": {"text": "hi", "random": 7}})).is_none());
-        assert!(of(json!({"message": {"text": "hi", "life_time": 0, "seq": 3, "control": ["NoUnread"]}})).is_some());
+        let of = |more: &serde_json::Value| Content::of(&job(more), &account("admin"));
+        assert!(of(&json!({})).is_some());
+        assert!(of(&json!({"coalesce": false})).is_none());
+        assert!(of(&json!({"message": {"text": "hi", "forbid_callbacks": ["before"]}})).is_none());
+        assert!(of(&json!({"message": {"text": "hi", "random": 7}})).is_none());
+        assert!(of(&json!({"message": {"text": "hi", "life_time": 0, "seq": 3, "control": ["NoUnread"]}})).is_some());
     }
 
     #[test]
     fn the_same_content_is_one_whatever_its_spelling_its_recipient_and_its_envelope() {
-        let of = |more, from| Content::of(&job(more), &account(from));
-        let text = of(json!({}), "admin");
+        let of = |more: &serde_json::Value, from: &str| Content::of(&job(more), &account(from));
+        let text = of(&json!({}), "admin");
         let body = json!([{"MsgType": "TIMTextElem", "MsgContent": {"Text": "hi"}}]);
         assert_eq!(
             text,
-            of(json!({"to": "carol", "id": "2", "message": {"body": body}}), "admin")
+            of(&json!({"to": "carol", "id": "2", "message": {"body": body}}), "admin")
         );
-        assert_ne!(text, of(json!({}), "robot"));
-        assert_ne!(text, of(json!({"message": {"text": "hi!"}}), "admin"));
+        assert_ne!(text, of(&json!({}), "robot"));
+        assert_ne!(text, of(&json!({"message": {"text": "hi!"}}), "admin"));
         let window = json!({"start": "09:00", "end": "21:00", "timezone": "UTC"});
-        assert_ne!(text, of(json!({"send_window": window}), "admin"));
-        assert_ne!(text, of(json!({"message": {"text": "hi", "seq": 1}}), "admin"));
+        assert_ne!(text, of(&json!({"send_window": window}), "admin"));
+        assert_ne!(text, of(&json!({"message": {"text": "hi", "seq": 1}}), "admin"));
         assert_ne!(
             text,
-            of(json!({"message": {"text": "hi", "custom_data": "x"}}), "admin")
+            of(&json!({"message": {"text": "hi", "custom_data": "x"}}), "admin")
         );
     }
 

@@ -321,7 +321,7 @@ async fn a_group_is_paused_revoked_with_progress_and_resumed_over_http() {
         (200, json!({"group": "spring", "paused": false}))
     );
     assert_eq!(group_settled(&world, "spring", 1).await["recipients"]["cancelled"], 700);
-    let until = chrono::Utc::now() + Duration::from_secs(3600);
+    let until = chrono::Utc::now() + Duration::from_hours(1);
     let path = format!("/api/apps/default/pause?until={}", until.format("%Y-%m-%dT%H:%M:%SZ"));
     assert_eq!(post(&worker, &path, &json!({})).await.1["app"], "default");
     worker.until_unready("app default is paused", LONG).await;

@@ -49,7 +49,7 @@ async fn outage(
         (world.simulator.delivered_total() > 10).then_some(())
     })
     .await;
-    let began = Instant::now();
+    let since = Instant::now();
     begin(&world, &relay);
     publish(&world, 60..200).await;
     let body = worker.until_unready("doesn't answer", LONG).await;
@@ -71,7 +71,7 @@ async fn outage(
     // A probe or two.
     tokio::time::sleep(Duration::from_secs(3)).await;
     end(&world, &relay);
-    let probes = began.elapsed().as_secs() + 2;
+    let probes = since.elapsed().as_secs() + 2;
     worker.until_ready().await;
     let status = group_settled(&world, "load", 200).await;
     assert_eq!(status["recipients"], counts(200, &[("sent", 200)]));

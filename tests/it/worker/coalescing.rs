@@ -199,7 +199,7 @@ async fn other_contents_other_senders_and_those_that_no_batch_can_carry_never_sh
     for n in 0..120 {
         let message = &world.simulator.messages_to(&format!("u{n}"))[0];
         assert_eq!(message.sender == "robot", matches!(n % 6, 2 | 3), "u{n}");
-        assert!(message.body.to_string().contains(["one", "two"][n % 2]), "u{n}");
+        assert!(String::clone(&message.body).contains(["one", "two"][n % 2]), "u{n}");
     }
 }
 
