@@ -83,13 +83,13 @@ impl Line {
         granted: &mut Vec<LedgerSlot>,
     ) -> usize {
         let before = granted.len();
-        while granted.len() - before < want {
+        while capacity > 0 && granted.len() - before < want {
             let full = self
                 .log
                 .len()
                 .checked_sub(capacity)
                 .map(|index| self.log[index] + SECOND);
-            if capacity == 0 || full.is_some_and(|free| free > now) {
+            if full.is_some_and(|free| free > now) {
                 break;
             }
             let until = self.log.last().copied().unwrap_or(0).max(now + valid + LONE);
