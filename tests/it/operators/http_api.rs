@@ -46,6 +46,8 @@ async fn the_overview_adds_the_fleet_up_and_shows_who_is_gone() {
     world.simulator.inject(Command::SendMsg, Fault::Code(60_007), 1);
     let first = Worker::start(&world).await;
     let mut second = Worker::start(&world).await;
+    // Rates begin with the first look: what was done before is none.
+    overview(&first, "both workers", |overview| states(overview) == ["ready", "ready"]).await;
     for n in 0..20 {
         world
             .broker
