@@ -47,7 +47,10 @@ async fn the_overview_adds_the_fleet_up_and_shows_who_is_gone() {
     let first = Worker::start(&world).await;
     let mut second = Worker::start(&world).await;
     // Rates begin with the first look: what was done before is none.
-    overview(&first, "both workers", |overview| states(overview) == ["ready", "ready"]).await;
+    overview(&first, "both workers", |overview| {
+        states(overview) == ["ready", "ready"]
+    })
+    .await;
     for n in 0..20 {
         world
             .broker

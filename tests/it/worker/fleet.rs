@@ -91,7 +91,11 @@ async fn a_hangup_takes_the_limits_of_the_file_and_a_wrong_file_changes_nothing(
     limit("\"many\"");
     worker.process.hang_up();
     eventually(LONG, "the worker says what is wrong", || async {
-        worker.process.log().contains("the limits stay").then_some(())
+        worker
+            .process
+            .log()
+            .contains("limits, send windows and caps stay")
+            .then_some(())
     })
     .await;
     // 150 jobs at one a second would take longer than any of this waits.
