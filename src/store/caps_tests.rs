@@ -6,7 +6,8 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{
-    CallPair, CapRule, HandedOver, Handover, OutboxEvent, Parcel, Room, SingleClaim, Store, SuppressedMembers, WorkUnit,
+    CallPair, CapRule, HandedOver, Handover, OutboxEvent, Parcel, RepeatRule, Room, SingleClaim, Store,
+    SuppressedMembers, WorkUnit,
 };
 use crate::domain::{
     AccountId, AppName, Command, GroupName, JobId, Lane,
@@ -91,6 +92,7 @@ async fn passes(store: &Store, unit: &WorkUnit, scopes: &[CapScope]) -> bool {
             unit,
             Uuid::new_v4(),
             1,
+            RepeatRule::ANY_TIME,
             rule,
             |_, _| pair,
             |_, _| unreachable!("nothing is revoked"),

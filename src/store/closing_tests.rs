@@ -6,7 +6,7 @@ use sqlx::PgPool;
 
 use super::{
     CallPair, Caller, CapRule, HandedOver, Handover, MemberFailure, OutboxEvent, OutboxLetter, Parcel, PartNext,
-    PartOutcome, RetryFilter, Room, Store, WorkKind, WorkUnit,
+    PartOutcome, RepeatRule, RetryFilter, Room, Store, WorkKind, WorkUnit,
 };
 use crate::domain::{AccountId, AppName, Command, JobId, Lane, MessageState};
 
@@ -85,7 +85,7 @@ async fn fails(store: &Store, unit: &WorkUnit) {
     };
     let pair = |_| CallPair { seq: 1, random: 2 };
     let claim = store
-        .claim_part(unit, caller, uncapped, pair, |_| event())
+        .claim_part(unit, caller, RepeatRule::ANY_TIME, uncapped, pair, |_| event())
         .await
         .unwrap();
     let failed = claim.call.unwrap().members.into_iter().map(|member| MemberFailure {

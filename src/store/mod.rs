@@ -23,6 +23,8 @@ mod outcomes;
 mod part_outcomes;
 mod parts;
 mod pauses;
+#[cfg(test)]
+mod repeats_tests;
 mod retry;
 mod revocations;
 mod revoke_status;
@@ -68,7 +70,7 @@ pub use handover::{HandedOver, Handover, SecondDelivery};
 pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
 pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, Settlement, SingleOutcome};
 pub use part_outcomes::{MemberFailure, PartNext, PartOutcome};
-pub use parts::{CallPair, Caller, CancelledMembers, Member, PartCall, PartClaim};
+pub use parts::{CallPair, Caller, CancelledMembers, Member, PartCall, PartClaim, RepeatRule};
 pub use retry::{RetryFilter, Retryable};
 pub use revocations::{CancelledByFanOut, NewRevocation, RevocationAdded};
 pub use revoked::{RawMessage, RevocableMessage, RevokeOutcome};

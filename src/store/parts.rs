@@ -1,5 +1,7 @@
 //! Parts: up to 500 recipients of a batch job, claimed for one call.
 
+use std::time::Duration;
+
 use sqlx::{Postgres, Transaction};
 use uuid::Uuid;
 
@@ -48,6 +50,23 @@ pub struct Caller<'a> {
     pub encoder: i16,
 }
 
+/// When a call that may have been accepted, and that the history didn't show, may be repeated.
+#[derive(Debug, Clone, Copy)]
+pub struct RepeatRule {
+    /// Byte for byte, for that long since the first such call: the service drops a double.
+    pub dropped_for: Duration,
+    /// And after that long since the last: the history has listed what was accepted.
+    pub listed_after: Duration,
+}
+
+impl RepeatRule {
+    /// At any time: of a command whose repeat changes nothing.
+    pub const ANY_TIME: Self = Self {
+        dropped_for: Duration::ZERO,
+        listed_after: Duration::ZERO,
+    };
+}
+
 /// Members that a tombstone covered when their part was claimed.
 #[derive(Debug, Clone)]
 pub struct CancelledMembers {
@@ -79,8 +98,8 @@ pub(super) const fn range(part: i32) -> (i32, i32) {
 }
 
 impl Store {
-    /// Claims what is pending of a part for one call, in one transaction: fence by lease, tombstones, caps, members,
-    /// pair.
+    /// Claims what is pending of a part for one call, in one transaction: fence by lease, safety of a repeat, tombstones,
+    /// caps, members, pair.
     ///
     /// `derive` makes the pair of a generation, `cancelled` the event of members that a tombstone covers. The call's
     /// record is written with the claim, before any call.
@@ -88,6 +107,7 @@ impl Store {
         &self,
         unit: &WorkUnit,
         caller: Caller<'_>,
+        repeats: RepeatRule,
         caps: CapRule<'_>,
         derive: impl Fn(i32) -> CallPair,
         cancelled: impl Fn(&CancelledMembers) -> OutboxEvent,
@@ -133,6 +153,13 @@ impl Store {
             claim.doubtful = true;
             return Ok(claim);
         }
+        if doubt_again(&mut tx, unit, caller.encoder, repeats).await? {
+            tx.commit()
+                .await
+                .map_err(|error| StoreError::query("commit a doubt", error))?;
+            claim.doubtful = true;
+            return Ok(claim);
+        }
         for members in cancel_pending(&mut tx, unit, first, last).await? {
             self.put_event(&mut tx, &cancelled(&members)).await?;
             claim.cancelled += members.to.len();
@@ -173,6 +200,46 @@ impl Store {
             .map_err(|error| StoreError::query("commit the claim of a part", error))?;
         Ok(claim)
     }
+}
+
+/// Puts the members of a call back into doubt that waited for so long that its repeat could be a second message to each.
+/// True: it did.
+async fn doubt_again(
+    tx: &mut Transaction<'static, Postgres>,
+    unit: &WorkUnit,
+    encoder: i16,
+    repeats: RepeatRule,
+) -> Result<bool, StoreError> {
+    let (first, last) = range(unit.part);
+    let members = sqlx::query!(
+        r#"
+        WITH previous AS (
+            SELECT call_id, token, members, encoder, last_call_at, coalesce(pair_since, first_call_at) AS since FROM calls
+            WHERE job_id = $1 AND part = $5 ORDER BY generation DESC LIMIT 1
+        )
+        UPDATE messages m SET state = 2
+        FROM previous p
+        WHERE m.job_id = $1 AND m.created_at = $2 AND m.idx BETWEEN $3 AND $4 AND m.state = 0
+          AND m.call_id = p.call_id AND m.token = p.token
+          AND p.since <> 'infinity' AND p.last_call_at > clock_timestamp() - make_interval(secs => $7)
+          AND (p.since <= clock_timestamp() - make_interval(secs => $6) OR p.encoder <> $8)
+          AND p.members = ARRAY(SELECT idx FROM messages
+                                WHERE job_id = $1 AND created_at = $2 AND idx BETWEEN $3 AND $4 AND state = 0
+                                ORDER BY idx)
+        "#,
+        unit.job.as_str(),
+        unit.created_at,
+        first,
+        last,
+        unit.part,
+        repeats.dropped_for.as_secs_f64(),
+        repeats.listed_after.as_secs_f64(),
+        encoder,
+    )
+    .execute(&mut **tx)
+    .await
+    .map_err(|error| StoreError::query("put a part back into doubt", error))?;
+    Ok(members.rows_affected() > 0)
 }
 
 /// Members that wait for a call, held until the claim's end.

@@ -10,7 +10,7 @@ use super::{
     claims::message_state,
     outbox::OutboxEvent,
     part_outcomes::{PartNext, advance},
-    parts::{CallPair, Member},
+    parts::{CallPair, Member, RepeatRule},
     work::WorkUnit,
 };
 use crate::domain::{GroupName, JobId, MessageState};
@@ -67,12 +67,14 @@ pub struct FinalSingle {
 }
 
 impl Store {
-    /// Claims a single for a call, in one transaction: fence by lease, tombstone, caps, claim.
+    /// Claims a single for a call, in one transaction: fence by lease, safety of a repeat, tombstone, caps, claim.
+    #[expect(clippy::too_many_arguments, reason = "each is a fact of its own, from one caller")]
     pub async fn claim_single(
         &self,
         unit: &WorkUnit,
         token: Uuid,
         encoder: i16,
+        repeats: RepeatRule,
         caps: CapRule<'_>,
         derive: impl Fn(i32, &str) -> CallPair,
         cancelled: impl Fn(&JobId, &str) -> OutboxEvent,
@@ -91,7 +93,11 @@ impl Store {
                     UNION ALL
                     SELECT g.id FROM revocations g
                     WHERE g.target_group = $5 AND g.lifted_at IS NULL AND g.expires_at > now()
-                    LIMIT 1) AS tombstone
+                    LIMIT 1) AS tombstone,
+                   coalesce(coalesce(m.pair_since, m.first_call_at) <> 'infinity'
+                            AND m.last_call_at > clock_timestamp() - make_interval(secs => $7)
+                            AND (coalesce(m.pair_since, m.first_call_at) <= clock_timestamp() - make_interval(secs => $6)
+                                 OR m.encoder <> $8), false) AS "unsafe!"
             FROM work w
             JOIN messages m ON m.job_id = w.job_id AND m.created_at = $3 AND m.idx = 0
             WHERE w.job_id = $1 AND w.kind = 0 AND w.part = 0 AND w.lease = $2 AND $4::int4 = 0
@@ -102,6 +108,9 @@ impl Store {
             unit.created_at,
             unit.part,
             unit.group.as_ref().map(GroupName::as_str),
+            repeats.dropped_for.as_secs_f64(),
+            repeats.listed_after.as_secs_f64(),
+            encoder,
         )
         .fetch_optional(&mut *tx)
         .await
@@ -124,6 +133,10 @@ impl Store {
                     revocation: row.revoke_id,
                 }));
             }
+        }
+        if row.r#unsafe {
+            doubt_again(tx, unit).await?;
+            return Ok(SingleClaim::Doubtful);
         }
         if let Some(revocation) = row.revoke_id.or(row.tombstone) {
             let event = cancelled(&super::claims::parse_id(&revocation)?, &row.to_account);
@@ -202,6 +215,21 @@ impl Store {
             .await
             .map_err(|error| StoreError::query("commit the end of a single", error))
     }
+}
+
+/// Puts a single back into doubt: it waited for so long that its repeat could be a second message.
+async fn doubt_again(mut tx: Transaction<'static, Postgres>, unit: &WorkUnit) -> Result<(), StoreError> {
+    sqlx::query!(
+        "UPDATE messages SET state = 2 WHERE job_id = $1 AND created_at = $2 AND idx = 0 AND state = 0",
+        unit.job.as_str(),
+        unit.created_at,
+    )
+    .execute(&mut *tx)
+    .await
+    .map_err(|error| StoreError::query("put a single back into doubt", error))?;
+    tx.commit()
+        .await
+        .map_err(|error| StoreError::query("commit a doubt", error))
 }
 
 /// Writes the claim of a single that is pending and held.

@@ -33,7 +33,10 @@ use crate::{
         retry::RetryPolicy,
     },
     im::{ImError, ImErrorKind},
-    store::{ClaimVerdict, NewClaim, OutboxEvent, Recorded, RevokeOutcome, SentOutcome, Store, StoreError, WorkerRun},
+    store::{
+        ClaimVerdict, NewClaim, OutboxEvent, Recorded, RepeatRule, RevokeOutcome, SentOutcome, Store, StoreError,
+        WorkerRun,
+    },
     telemetry::{Metrics, Verdict as CallVerdict},
 };
 
@@ -77,6 +80,14 @@ impl Timing {
     /// two messages.
     pub(super) fn repeat_until(&self) -> Duration {
         REMEMBERED.saturating_sub(self.usersig_lifetime + crate::store::CALL_WINDOW + DRIFT)
+    }
+
+    /// When a call may be repeated that may have been accepted.
+    pub(super) fn repeats(&self) -> RepeatRule {
+        RepeatRule {
+            dropped_for: self.repeat_until(),
+            listed_after: self.listed_after,
+        }
     }
 
     /// After that long since its claim a call can't still be on its way: the window for its write, the time-out and

@@ -516,6 +516,7 @@ impl World<'_> {
                 &unit,
                 token,
                 ENCODER,
+                TIMING.repeats(),
                 uncapped,
                 |generation, _| pair(generation),
                 |_, _| outbox_event(&self.job, "cancelled"),

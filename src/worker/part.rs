@@ -188,6 +188,7 @@ impl Part<'_> {
             ctx.store.claim_part(
                 unit,
                 caller,
+                ctx.timing.repeats(),
                 caps,
                 |generation| pair::derive(&unit.app, &unit.job, unit.part, "", generation, self.message),
                 |cancelled| self.cancelled_event(cancelled),

@@ -298,7 +298,7 @@ impl Inquiry<'_> {
             "neither side of the history shows the message: it is sent again",
         ));
         verdict.resend = rest.iter().map(|member| member.member.idx).collect();
-        verdict.resend_is_first = doubt.since_last >= ctx.timing.listed_after;
+        verdict.resend_is_first = !may_be_listed || doubt.since_last >= ctx.timing.listed_after;
         let command = if self.batch {
             Command::BatchSendMsg
         } else {
@@ -346,10 +346,16 @@ impl Inquiry<'_> {
                 verdict.next = DoubtNext::End;
             }
             OnUnknown::Resend => {
-                let quiet = ctx.timing.quiet();
-                if doubt.since_last < quiet {
+                // Sooner than its claim lets it pass it would only come back.
+                let dropped = doubt.encoder == ENCODER_VERSION && doubt.since_pair < ctx.timing.repeat_until();
+                let from = if dropped {
+                    ctx.timing.quiet()
+                } else {
+                    ctx.timing.quiet().max(ctx.timing.listed_after)
+                };
+                if doubt.since_last < from {
                     verdict.next = DoubtNext::Look {
-                        after: quiet.saturating_sub(doubt.since_last),
+                        after: from.saturating_sub(doubt.since_last),
                         absent: false,
                     };
                 } else {

@@ -24,7 +24,7 @@ use crate::{
     domain::{AccountId, Command, JobId, MessageState, event::Outcome},
     im::{ENCODER_VERSION, ImError},
     store::{
-        CALL_WINDOW, CAPPED, CapRule, DueMember, FinalSingle, Holder, OutboxEvent, OutboxLetter, Recorded,
+        CALL_WINDOW, CAPPED, CapRule, DueMember, FinalSingle, Holder, OutboxEvent, OutboxLetter, Recorded, RepeatRule,
         RepeatedMember, Settlement, SingleClaim, SingleOutcome, SuppressedMembers, WorkUnit,
     },
 };
@@ -222,6 +222,10 @@ impl Due<'_> {
             scopes: &ctx.caps(&loaded.job, unit.lane),
             event: &|members| self.suppressed_event(members),
         };
+        let repeats = match single.command {
+            Command::ImportMsg => RepeatRule::ANY_TIME,
+            _ => ctx.timing.repeats(),
+        };
         let deadline = Instant::now() + CALL_WINDOW;
         let claim = ctx
             .persist(|| {
@@ -229,6 +233,7 @@ impl Due<'_> {
                     unit,
                     token,
                     ENCODER_VERSION,
+                    repeats,
                     caps,
                     |generation, to| pair::derive(&unit.app, &unit.job, 0, to, generation, single.message),
                     |revocation, to| self.cancelled_event(revocation, to),
