@@ -15,4 +15,6 @@ need_compiler
 # With every feature: the fault points of the crash tests exist only where they are asked for.
 cargo test --no-run --all-features "$@"
 borrow_services
+# Most of an integration test's time is waiting: twice as many side by side as there are cores.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$((2 * $(nproc)))}
 cargo test --all-features "$@"
