@@ -18,11 +18,7 @@ const JOBS: [usize; 2] = [2, 100];
 
 pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    let recipients = if arguments.jobs == 0 {
-        RECIPIENTS
-    } else {
-        arguments.jobs
-    };
+    let recipients = arguments.jobs_or(RECIPIENTS);
     for _ in 0..arguments.rounds {
         for jobs in JOBS {
             let stage = Stage::open(lab, Duration::ZERO).await?;

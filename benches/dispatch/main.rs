@@ -81,6 +81,13 @@ struct Arguments {
     amqp_url: String,
 }
 
+impl Arguments {
+    /// Its number of jobs, or the part's own.
+    fn jobs_or(&self, own: usize) -> usize {
+        if self.jobs == 0 { own } else { self.jobs }
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();

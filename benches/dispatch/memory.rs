@@ -21,7 +21,7 @@ const SCHEDULED: usize = 10;
 
 pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    let most = if arguments.jobs == 0 { JOBS } else { arguments.jobs };
+    let most = arguments.jobs_or(JOBS);
     let size = std::fs::metadata(&lab.worker)?.len();
     for jobs in [FEW.min(most), most] {
         let stage = Stage::open(lab, Duration::ZERO).await?;

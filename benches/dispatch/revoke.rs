@@ -19,11 +19,7 @@ const LIMITS: [u32; 2] = [0, 200];
 
 pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    let recipients = if arguments.jobs == 0 {
-        RECIPIENTS
-    } else {
-        arguments.jobs
-    };
+    let recipients = arguments.jobs_or(RECIPIENTS);
     for round in 0..arguments.rounds {
         for limit in LIMITS {
             // A hundred seconds each: once is enough, since it is the budget that is measured.

@@ -43,7 +43,7 @@ const CLAIM: usize = 100;
 
 pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<Figures> {
     let mut figures = Figures::default();
-    let rows = if arguments.jobs == 0 { ROWS } else { arguments.jobs };
+    let rows = arguments.jobs_or(ROWS);
     for rows in [0, rows] {
         let stage = Stage::open(lab, Duration::ZERO).await?;
         stage.prepare().await?;

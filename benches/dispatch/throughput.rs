@@ -48,7 +48,7 @@ pub(crate) async fn measure(lab: &Lab, arguments: &Arguments) -> anyhow::Result<
     for _ in 0..arguments.rounds {
         for &latency in &latencies {
             let own = if latency == 0 { JOBS } else { JOBS_WITH_LATENCY };
-            let jobs = if arguments.jobs == 0 { own } else { arguments.jobs };
+            let jobs = arguments.jobs_or(own);
             for reference in [false, true] {
                 if reference && arguments.alone {
                     continue;

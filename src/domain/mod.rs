@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O or knows AMQP, SQL or HTTP; every other module may depend on it, and it depends on none.
 
+mod by_text;
 pub mod command;
 mod decode;
 mod digest;

@@ -48,8 +48,8 @@ pub(super) const SLOT_PATIENCE: Duration = Duration::from_secs(30);
 /// claim takes about as long as a quick call. A claim that waits longer than its window is given back.
 const BEGUN_FOR_EACH_CALL: usize = 2;
 
-/// Which reserve a lane's calls take from: 0 high, 1 the others.
-const fn reserve(lane: Lane) -> usize {
+/// Which reserve a lane's calls and statements take from: 0 high, 1 the others.
+pub(super) const fn reserve(lane: Lane) -> usize {
     match lane {
         Lane::High => 0,
         Lane::Normal | Lane::Bulk => 1,

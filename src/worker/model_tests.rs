@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::{
     context::Timing,
     judge::FIRST_LOOK,
+    reconcile::open_verdict,
     step::{Absence, Step, after_absence},
 };
 use crate::{
@@ -579,18 +580,7 @@ impl World<'_> {
     }
 
     fn verdict(&self, unit: &WorkUnit, doubt: &Doubt) -> DoubtVerdict {
-        let mut verdict = DoubtVerdict {
-            found: Vec::new(),
-            ended: Vec::new(),
-            cancelled_by: None,
-            resend: Vec::new(),
-            resend_is_first: false,
-            next: DoubtNext::End,
-            job_error: None,
-            note: None,
-            events: Vec::new(),
-            letter: None,
-        };
+        let mut verdict = open_verdict();
         if let Some(message) = self.service.listed(self.now, doubt.pair) {
             verdict.found.push(Found {
                 idx: 0,

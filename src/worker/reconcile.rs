@@ -507,7 +507,7 @@ impl Inquiry<'_> {
 }
 
 /// A verdict that decides nothing yet.
-const fn open_verdict() -> DoubtVerdict {
+pub(super) const fn open_verdict() -> DoubtVerdict {
     DoubtVerdict {
         found: Vec::new(),
         ended: Vec::new(),

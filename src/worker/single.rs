@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{
     app::App,
     coalesce::{self, Answer, Content},
-    context::{CallFailure, Context, Errand, Halt},
+    context::{CallFailure, Context, Errand, Halt, reserve},
     delivery::{Fault, Verdict, hand_over, hand_over_until, parcel},
     events::{About, Facts, single_call},
     existing::existing_job,
@@ -270,9 +270,9 @@ pub(super) async fn with_slot(
     };
     // From before the statement was sent: the database's own three seconds begin later.
     let deadline = Instant::now() + CALL_WINDOW;
-    let high = usize::from(delivery.lane != crate::domain::Lane::High);
+    let reserve = reserve(delivery.lane);
     super::fault::point("claim.before").await;
-    let verdict = ctx.insist(|| ctx.claims[high].submit(claim.clone())).await?;
+    let verdict = ctx.insist(|| ctx.claims[reserve].submit(claim.clone())).await?;
     super::fault::point("claim.after").await;
     match decided(ctx, delivery, job, app, single, verdict, token).await? {
         Decision::Call(claimed) => claimed.call(permit, slot, pair, deadline).await,
@@ -431,9 +431,9 @@ impl Claimed<'_> {
             msg_key: accepted.msg_key.clone(),
             msg_time: accepted.msg_time,
         };
-        let high = usize::from(delivery.lane != crate::domain::Lane::High);
+        let reserve = reserve(delivery.lane);
         super::fault::point("outcome.before").await;
-        let recorded = ctx.insist(|| ctx.sent[high].submit(outcome.clone())).await?;
+        let recorded = ctx.insist(|| ctx.sent[reserve].submit(outcome.clone())).await?;
         super::fault::point("outcome.after").await;
         match recorded {
             Recorded::Applied { revocation } => {

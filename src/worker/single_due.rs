@@ -43,22 +43,13 @@ pub(super) async fn deliver(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), H
     let Some(loaded) = load(ctx, unit).await? else {
         return Ok(());
     };
-    let Some(app) = ctx.apps.get(&unit.app) else {
+    let Some(due) = Due::of(ctx, unit, &loaded) else {
+        if ctx.apps.contains_key(&unit.app) {
+            give_back(ctx, unit, Duration::from_mins(1)).await;
+        }
         return Ok(());
     };
-    let Some(single) = Single::of(&loaded.job, app) else {
-        give_back(ctx, unit, Duration::from_mins(1)).await;
-        return Ok(());
-    };
-    Due {
-        ctx,
-        unit,
-        loaded: &loaded,
-        app,
-        single,
-    }
-    .run()
-    .await
+    due.run().await
 }
 
 /// Ends a pending single as failed, without a call.
@@ -66,18 +57,8 @@ pub(super) async fn end_as(ctx: &Arc<Context>, unit: &WorkUnit, error: (String, 
     let Some(loaded) = load(ctx, unit).await? else {
         return Ok(());
     };
-    let Some(app) = ctx.apps.get(&unit.app) else {
+    let Some(due) = Due::of(ctx, unit, &loaded) else {
         return Ok(());
-    };
-    let Some(single) = Single::of(&loaded.job, app) else {
-        return Ok(());
-    };
-    let due = Due {
-        ctx,
-        unit,
-        loaded: &loaded,
-        app,
-        single,
     };
     let mut settlement = due.settlement(None);
     settlement.outcome = SingleOutcome::Failed;
@@ -97,18 +78,8 @@ pub(super) async fn settle_shared(
     let Some(loaded) = load(ctx, unit).await? else {
         return Ok(());
     };
-    let Some(app) = ctx.apps.get(&unit.app) else {
+    let Some(due) = Due::of(ctx, unit, &loaded) else {
         return Ok(());
-    };
-    let Some(single) = Single::of(&loaded.job, app) else {
-        return Ok(());
-    };
-    let due = Due {
-        ctx,
-        unit,
-        loaded: &loaded,
-        app,
-        single,
     };
     let DueMember { attempt, generation } = member.claim;
     let mut settlement = due.shared(token, attempt, generation, Some(answer));
@@ -117,6 +88,21 @@ pub(super) async fn settle_shared(
         settlement.outcome = SingleOutcome::Doubt { after: FIRST_LOOK };
     }
     due.settle(&settlement).await
+}
+
+impl<'a> Due<'a> {
+    /// A row of work with what it sends; `None` if it is no single, or of an app that isn't configured here.
+    fn of(ctx: &'a Arc<Context>, unit: &'a WorkUnit, loaded: &'a LoadedJob) -> Option<Self> {
+        let app = ctx.apps.get(&unit.app)?;
+        let single = Single::of(&loaded.job, app)?;
+        Some(Self {
+            ctx,
+            unit,
+            loaded,
+            app,
+            single,
+        })
+    }
 }
 
 impl Due<'_> {

@@ -4,7 +4,6 @@ use chrono::{Duration as Span, Utc};
 use im_dispatcher::{domain::Command, simulator::Fault};
 use serde_json::{Value, json};
 
-use super::careless_service;
 use crate::{
     support::{Worker, World, eventually},
     worker::{LONG, send, settled},
@@ -47,7 +46,7 @@ async fn text(world: &World, arguments: &[&str]) -> String {
 
 #[tokio::test]
 async fn a_single_is_explained_from_its_receipt_to_its_end() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
 
     world.broker.publish("high", &send("sent", "alice")).await;
@@ -93,7 +92,7 @@ async fn a_single_is_explained_from_its_receipt_to_its_end() {
 
 #[tokio::test]
 async fn what_nobody_can_tell_says_so() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     world.simulator.inject(Command::SendMsg, Fault::CutAfter, 1);
     let mut job = send("online", "alice");
@@ -120,7 +119,7 @@ async fn what_nobody_can_tell_says_so() {
 
 #[tokio::test]
 async fn a_job_that_waits_says_for_what_and_until_when() {
-    let mut world = careless_service().await;
+    let mut world = World::careless().await;
     // Between the first look and the second there is time to ask.
     world.set("IM_DISPATCHER__RECONCILE__SETTLE", "60s");
     let worker = Worker::start(&world).await;
@@ -175,7 +174,7 @@ async fn a_job_that_waits_says_for_what_and_until_when() {
 
 #[tokio::test]
 async fn revocations_are_explained_from_both_ends() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     let revoke = |id: &str, job: &str| json!({"type": "revoke", "id": id, "target": {"job": job}});
     world.broker.publish("normal", &send("sent", "alice")).await;
@@ -222,7 +221,7 @@ async fn revocations_are_explained_from_both_ends() {
 
 #[tokio::test]
 async fn a_batch_is_explained_as_a_whole_and_recipient_by_recipient() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     let mut to: Vec<String> = (0..700).map(|n| format!("m{n}")).collect();
     to[7] = "unknown7".to_owned();

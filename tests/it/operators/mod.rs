@@ -6,25 +6,9 @@ mod retry;
 mod top;
 mod verify;
 
-use std::time::Duration;
-
-use im_dispatcher::simulator::SimulatorOptions;
 use serde_json::Value;
 
 use crate::support::World;
-
-/// A service that drops no repeats, and short times of our own.
-async fn careless_service() -> World {
-    let mut world = World::with(SimulatorOptions {
-        dedup: Duration::ZERO,
-        ..SimulatorOptions::default()
-    })
-    .await;
-    world
-        .set("IM_DISPATCHER__IM__TOTAL_TIMEOUT", "1s")
-        .set("IM_DISPATCHER__RECONCILE__SETTLE", "500ms");
-    world
-}
 
 /// Runs a command that prints one object: exit code and object.
 async fn json(world: &World, arguments: &[&str]) -> (i32, Value) {

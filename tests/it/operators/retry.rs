@@ -6,7 +6,6 @@ use im_dispatcher::{
 };
 use serde_json::{Value, json};
 
-use super::careless_service;
 use crate::{
     support::{Worker, World},
     worker::{counts, group_settled, send, settled},
@@ -31,7 +30,7 @@ fn told(jobs: u64, recipients: u64, retried: u64, dry_run: bool) -> Value {
 
 #[tokio::test]
 async fn a_single_is_tried_again_once_its_account_exists() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     world.broker.publish("normal", &send("single", "unknown1")).await;
     world.broker.publish("normal", &send("fine", "alice")).await;
@@ -79,7 +78,7 @@ async fn a_single_is_tried_again_once_its_account_exists() {
 
 #[tokio::test]
 async fn a_groups_failed_recipients_are_tried_again_and_two_retries_at_a_time_act_once() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     let to: Vec<String> = (0..600)
         .map(|n| {

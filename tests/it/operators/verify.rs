@@ -10,7 +10,6 @@ use im_dispatcher::{
 };
 use serde_json::{Value, json};
 
-use super::careless_service;
 use crate::{
     support::{Worker, World, eventually},
     worker::{LONG, send, settled},
@@ -29,7 +28,7 @@ async fn execute(world: &World, statement: &'static str) {
 
 #[tokio::test]
 async fn a_mixed_load_verifies_and_each_conversation_is_asked_once() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     let mut jobs = Vec::new();
     for n in 0..20 {
@@ -114,7 +113,7 @@ async fn a_mixed_load_verifies_and_each_conversation_is_asked_once() {
 
 #[tokio::test]
 async fn what_the_service_has_lost_is_missing() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     for (id, to) in [("kept", "alice"), ("cleared", "bob"), ("lost", "carol")] {
         world.broker.publish("normal", &send(id, to)).await;
@@ -158,7 +157,7 @@ async fn what_the_service_has_lost_is_missing() {
 
 #[tokio::test]
 async fn what_the_service_has_twice_is_sent_twice_until_it_is_revoked() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     world.broker.publish("normal", &send("twice", "alice")).await;
     settled(&world, "twice").await;
@@ -217,7 +216,7 @@ async fn what_the_service_has_twice_is_sent_twice_until_it_is_revoked() {
 
 #[tokio::test]
 async fn what_nobody_knows_is_in_doubt() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let worker = Worker::start(&world).await;
     world.simulator.inject(Command::SendMsg, Fault::CutAfter, 1);
     let mut job = send("unknown", "alice");
@@ -266,7 +265,7 @@ async fn what_nobody_knows_is_in_doubt() {
 
 #[tokio::test]
 async fn a_pending_message_whose_work_is_gone_is_missing_and_a_sent_one_on_record_as_failed_is_told() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let worker = Worker::start(&world).await;
     let mut later = send("later", "zoe");
     later["send_at"] = json!((Utc::now() + Span::hours(1)).to_rfc3339());
@@ -301,7 +300,7 @@ async fn a_pending_message_whose_work_is_gone_is_missing_and_a_sent_one_on_recor
 
 #[tokio::test]
 async fn a_history_that_cannot_be_asked_proves_nothing() {
-    let mut world = careless_service().await;
+    let mut world = World::careless().await;
     let worker = Worker::start(&world).await;
     world.broker.publish("normal", &send("sent", "alice")).await;
     settled(&world, "sent").await;

@@ -34,6 +34,19 @@ impl World {
         Self::with(SimulatorOptions::default()).await
     }
 
+    /// The same with a service that drops no repeats, so that only our own care counts, and short times of our own.
+    pub(crate) async fn careless() -> Self {
+        let mut world = Self::with(SimulatorOptions {
+            dedup: Duration::ZERO,
+            ..SimulatorOptions::default()
+        })
+        .await;
+        world
+            .set("IM_DISPATCHER__IM__TOTAL_TIMEOUT", "1s")
+            .set("IM_DISPATCHER__RECONCILE__SETTLE", "500ms");
+        world
+    }
+
     /// The same with a service that behaves otherwise. Its first app must be the sample app.
     pub(crate) async fn with(service: SimulatorOptions) -> Self {
         let services = Services::from_env();

@@ -2,23 +2,16 @@
 
 use std::time::Duration;
 
-use im_dispatcher::simulator::SimulatorOptions;
 use serde_json::json;
 
 use super::{LONG, counts, delivered_once, group_settled, send, settled};
 use crate::support::{Worker, World, eventually};
 
+/// A careless service whose history lists at once.
 async fn careless_service() -> World {
-    let mut world = World::with(SimulatorOptions {
-        dedup: Duration::ZERO,
-        ..SimulatorOptions::default()
-    })
-    .await;
-    world
-        .set("IM_DISPATCHER__IM__TOTAL_TIMEOUT", "1s")
-        .set("IM_DISPATCHER__RECONCILE__SETTLE", "500ms")
-        // It lists at once: what a busy machine comes too late to repeat needn't wait for three minutes.
-        .set("IM_DISPATCHER__RECONCILE__LISTED_AFTER", "20s");
+    let mut world = World::careless().await;
+    // What a busy machine comes too late to repeat needn't wait for three minutes.
+    world.set("IM_DISPATCHER__RECONCILE__LISTED_AFTER", "20s");
     world
 }
 

@@ -2,31 +2,15 @@
 
 use std::time::Duration;
 
-use im_dispatcher::{
-    domain::Command,
-    simulator::{Fault, SimulatorOptions},
-};
+use im_dispatcher::{domain::Command, simulator::Fault};
 use serde_json::json;
 
 use super::{LONG, counts, delivered_once, send, settled};
 use crate::support::{Worker, World, eventually};
 
-/// A service that drops no repeats, so that only our own care counts, and short times of our own.
-async fn careless_service() -> World {
-    let mut world = World::with(SimulatorOptions {
-        dedup: Duration::ZERO,
-        ..SimulatorOptions::default()
-    })
-    .await;
-    world
-        .set("IM_DISPATCHER__IM__TOTAL_TIMEOUT", "1s")
-        .set("IM_DISPATCHER__RECONCILE__SETTLE", "500ms");
-    world
-}
-
 #[tokio::test]
 async fn a_lost_answer_is_found_in_the_history_and_its_key_recorded() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     let events = world.broker.tap_events("send.sent").await;
     let lost = [
@@ -54,7 +38,7 @@ async fn a_lost_answer_is_found_in_the_history_and_its_key_recorded() {
 
 #[tokio::test]
 async fn a_call_that_was_never_carried_out_is_sent_again_after_two_looks() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     for (id, fault) in [
         ("reset", Fault::ResetBefore),
@@ -72,7 +56,7 @@ async fn a_call_that_was_never_carried_out_is_sent_again_after_two_looks() {
 
 #[tokio::test]
 async fn only_the_recipients_side_shows_a_message_that_was_not_synced_to_its_sender() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     world.simulator.inject(Command::SendMsg, Fault::CutAfter, 1);
     let mut job = send("unsynced", "alice");
@@ -87,7 +71,7 @@ async fn only_the_recipients_side_shows_a_message_that_was_not_synced_to_its_sen
 
 #[tokio::test]
 async fn a_batch_whose_answer_was_lost_is_found_member_by_member() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     world.simulator.inject(Command::BatchSendMsg, Fault::CutAfter, 1);
     let to: Vec<String> = (0..30).map(|n| format!("u{n}")).collect();
@@ -116,7 +100,7 @@ async fn a_batch_whose_answer_was_lost_is_found_member_by_member() {
 
 #[tokio::test]
 async fn a_doubtful_message_that_is_revoked_is_not_given_up_while_the_history_may_still_list_it() {
-    let mut world = careless_service().await;
+    let mut world = World::careless().await;
     // Both looks come before the message is listed: 0.3 s and 4.5 s after the call.
     world.set("IM_DISPATCHER__RECONCILE__LISTED_AFTER", "10s");
     world.simulator.set_roam_lag(Duration::from_secs(8));
@@ -149,7 +133,7 @@ async fn batch(world: &World, id: &str, to: &[String]) -> serde_json::Value {
 
 #[tokio::test]
 async fn recipients_that_do_not_exist_are_no_doubt_and_strand_nobody_of_a_lost_batch_call() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     // The history of an account that doesn't exist is refused, and the call's answer that would have named it is lost.
     let to: Vec<String> = (0..20)
@@ -176,7 +160,7 @@ async fn recipients_that_do_not_exist_are_no_doubt_and_strand_nobody_of_a_lost_b
 
 #[tokio::test]
 async fn members_whose_history_can_not_be_read_strand_nobody_else_of_a_lost_batch_call() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     // A rule looks at the peer: the recipients' side is refused to all, the sender's for two of them.
     for peer in ["administrator", "blind*"] {
@@ -192,7 +176,7 @@ async fn members_whose_history_can_not_be_read_strand_nobody_else_of_a_lost_batc
 
 #[tokio::test]
 async fn a_history_that_fails_now_and_then_keeps_no_large_batch_in_doubt() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     // Of the 400 questions of one look about 20 aren't answered.
     let rule = "admin_getroammsg:code:60007=0.05";
@@ -205,7 +189,7 @@ async fn a_history_that_fails_now_and_then_keeps_no_large_batch_in_doubt() {
 
 #[tokio::test]
 async fn an_online_only_message_whose_answer_was_lost_follows_on_unknown() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     for (id, policy, state) in [
         ("keep", "reconcile", "unknown"),
@@ -231,7 +215,7 @@ async fn an_online_only_message_whose_answer_was_lost_follows_on_unknown() {
 
 #[tokio::test]
 async fn a_message_in_doubt_that_is_revoked_is_revoked_once_its_key_is_known() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     // The history doesn't show it for a while.
     world.simulator.set_roam_lag(Duration::from_secs(2));
@@ -259,7 +243,7 @@ async fn a_message_in_doubt_that_is_revoked_is_revoked_once_its_key_is_known() {
 
 #[tokio::test]
 async fn a_repeat_that_is_lost_too_is_repeated_soon_though_the_first_call_is_long_ago() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     let pool = world.database.pool().await;
     let to: Vec<String> = (0..3).map(|n| format!("u{n}")).collect();
@@ -297,7 +281,7 @@ async fn a_repeat_that_is_lost_too_is_repeated_soon_though_the_first_call_is_lon
 
 #[tokio::test]
 async fn a_call_that_was_refused_for_minutes_before_its_answer_was_lost_is_repeated_soon() {
-    let world = careless_service().await;
+    let world = World::careless().await;
     let _worker = Worker::start(&world).await;
     let pool = world.database.pool().await;
     for (command, job) in [

@@ -55,7 +55,7 @@ async fn frozen_in_its_write(world: &World, pause: Duration, wait: Duration) -> 
     late
 }
 
-/// A world whose times are a thirtieth: a UserSig lives for 4 s instead of 2 minutes, so that a second there is half a
+/// A world whose times are a thirtieth: a UserSig of 4 s stands for one of 2 minutes, so that a second there is half a
 /// minute here. The claim's window of 3 s stays.
 async fn thirtieth(dedup: Duration, usersig: &str) -> World {
     let mut world = World::with(SimulatorOptions {

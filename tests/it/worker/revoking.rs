@@ -185,14 +185,7 @@ async fn a_campaign_that_is_revoked_while_it_goes_out_leaves_nothing_behind() {
 async fn a_second_key_that_a_frozen_worker_brings_after_the_message_was_revoked_is_revoked_too() {
     use std::time::Duration;
 
-    let mut world = World::with(im_dispatcher::simulator::SimulatorOptions {
-        dedup: Duration::ZERO,
-        ..Default::default()
-    })
-    .await;
-    world
-        .set("IM_DISPATCHER__IM__TOTAL_TIMEOUT", "1s")
-        .set("IM_DISPATCHER__RECONCILE__SETTLE", "500ms");
+    let world = World::careless().await;
     // What the service promises not to do: it lists nothing as long as the test goes.
     world.simulator.set_roam_lag(Duration::from_hours(1));
     let mut first = Worker::spawn(&world, &[("IM_DISPATCHER_FAULT", "call.after=freeze")]);

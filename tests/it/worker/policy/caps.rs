@@ -1,11 +1,6 @@
 //! Caps, as the service counts: never more than allowed, whoever races, dies or is answered with an error.
 
-use std::time::Duration;
-
-use im_dispatcher::{
-    domain::Command,
-    simulator::{Fault, SimulatorOptions},
-};
+use im_dispatcher::{domain::Command, simulator::Fault};
 use serde_json::{Value, json};
 
 use super::super::{LONG, counts, delivered_once, group_settled, send, settled};
@@ -215,14 +210,7 @@ async fn a_lanes_cap_holds_for_jobs_that_say_nothing_and_a_period_that_is_over_f
 #[tokio::test]
 async fn a_worker_that_dies_around_a_capped_call_neither_counts_twice_nor_loses_the_message() {
     for point in ["due.call.before", "due.call.after", "due.outcome.before"] {
-        let mut world = World::with(SimulatorOptions {
-            dedup: Duration::ZERO,
-            ..SimulatorOptions::default()
-        })
-        .await;
-        world
-            .set("IM_DISPATCHER__IM__TOTAL_TIMEOUT", "1s")
-            .set("IM_DISPATCHER__RECONCILE__SETTLE", "500ms");
+        let world = World::careless().await;
         let mut first = Worker::spawn(&world, &[("IM_DISPATCHER_FAULT", &format!("{point}=abort"))]);
         first.until_ready().await;
         world.broker.publish("normal", &capped("first", "alice", 2)).await;
