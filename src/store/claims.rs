@@ -110,6 +110,23 @@ pub struct ExistingMessage {
     pub revocation: Option<String>,
 }
 
+impl ClaimVerdict {
+    /// What a message that a claim has just inserted says of it.
+    pub(super) fn of_inserted(
+        created_at: DateTime<Utc>,
+        state: i16,
+        revocation: Option<&str>,
+    ) -> Result<Self, StoreError> {
+        Ok(match revocation {
+            Some(revocation) => Self::Cancelled {
+                revocation: parse_id(revocation)?,
+            },
+            None if state == MessageState::Expired.number() => Self::Expired,
+            None => Self::Claimed { created_at },
+        })
+    }
+}
+
 impl Store {
     /// Claims many jobs in one statement. The verdicts come in the order of the claims.
     ///
@@ -215,15 +232,7 @@ impl Store {
 
         let mut inserted: HashMap<String, ClaimVerdict> = HashMap::with_capacity(rows.len());
         for row in rows {
-            let verdict = match row.revoke_id {
-                Some(revocation) => ClaimVerdict::Cancelled {
-                    revocation: parse_id(&revocation)?,
-                },
-                None if row.state == MessageState::Expired.number() => ClaimVerdict::Expired,
-                None => ClaimVerdict::Claimed {
-                    created_at: row.created_at,
-                },
-            };
+            let verdict = ClaimVerdict::of_inserted(row.created_at, row.state, row.revoke_id.as_deref())?;
             inserted.insert(row.job_id, verdict);
         }
         let mut existing = Vec::new();

@@ -65,43 +65,36 @@ impl Store {
         let column = Columns::of(&order);
         let rows = sqlx::query!(
             r#"
-            WITH input AS (
-                SELECT * FROM unnest($1::text[], $2::bytea[], $3::int2[], $4::text[], $5::text[], $6::int2[],
-                                     $7::text[], $8::text[], $9::timestamptz[], $10::timestamptz[], $11::int2[],
-                                     $12::bool[], $13::bool[])
-                    AS i(id, digest, type, app, group_name, lane, from_account, to_account, send_at, expires_at,
-                         on_unknown, expired, online_only)
-            ), verdict AS (
-                SELECT i.*, r.id AS revocation
-                FROM input i
-                LEFT JOIN LATERAL (
-                    SELECT t.id FROM revocations t
-                    WHERE t.target_job = i.id AND (t.to_accounts IS NULL OR i.to_account = ANY (t.to_accounts))
-                    UNION ALL
-                    SELECT g.id FROM revocations g
-                    WHERE g.target_group = i.group_name AND g.lifted_at IS NULL AND g.expires_at > now()
-                    LIMIT 1
-                ) r ON true
-            ), job AS (
+            WITH job AS (
                 INSERT INTO jobs (id, digest, type, app, group_name, lane, owner, state, total, send_at, expires_at, on_unknown,
                                   online_only)
                 SELECT id, digest, type, app, group_name, lane, 0, 1, 1, send_at, expires_at, on_unknown, online_only
-                FROM input ORDER BY id
+                FROM unnest($1::text[], $2::bytea[], $3::int2[], $4::text[], $5::text[], $6::int2[], $9::timestamptz[],
+                            $10::timestamptz[], $11::int2[], $13::bool[])
+                    AS i(id, digest, type, app, group_name, lane, send_at, expires_at, on_unknown, online_only)
                 ON CONFLICT (id) DO NOTHING
-                RETURNING id, created_at
+                RETURNING id, created_at, group_name, width_bucket(id COLLATE "C", $1) AS at
             ), message AS (
                 INSERT INTO messages (created_at, job_id, idx, from_account, to_account, state, attempts, token, call_id, seq,
                                       random, encoder, first_call_at, last_call_at, call_by, revoke_id)
-                SELECT job.created_at, job.id, 0, v.from_account, v.to_account,
-                       CASE WHEN v.revocation IS NOT NULL THEN 5 WHEN v.expired THEN 6 ELSE 1 END,
+                SELECT n.created_at, n.id, 0, ($7::text[])[at], n.to_account,
+                       CASE WHEN n.revocation IS NOT NULL THEN 5 WHEN n.expired THEN 6 ELSE 1 END,
                        CASE WHEN c.called THEN 1 ELSE 0 END, $14, CASE WHEN c.called THEN $15::uuid END, $16, $17, $18,
-                       CASE WHEN c.called THEN clock_timestamp() END,
-                       CASE WHEN c.called THEN clock_timestamp() END,
-                       CASE WHEN c.called THEN clock_timestamp() + interval '3 seconds' END,
-                       v.revocation
-                FROM job JOIN verdict v USING (id)
-                CROSS JOIN LATERAL (SELECT v.revocation IS NULL AND NOT v.expired AS called) c
-                RETURNING job_id, state
+                       CASE WHEN c.called THEN n.now END, CASE WHEN c.called THEN n.now END,
+                       CASE WHEN c.called THEN n.now + interval '3 seconds' END, n.revocation
+                FROM (
+                    SELECT job.*, ($8::text[])[at] AS to_account, ($12::bool[])[at] AS expired, clock_timestamp() AS now, (
+                        SELECT t.id FROM revocations t
+                        WHERE t.target_job = job.id AND (t.to_accounts IS NULL OR ($8::text[])[at] = ANY (t.to_accounts))
+                        UNION ALL
+                        SELECT g.id FROM revocations g
+                        WHERE g.target_group = job.group_name AND g.lifted_at IS NULL AND g.expires_at > now()
+                        LIMIT 1
+                    ) AS revocation
+                    FROM job OFFSET 0
+                ) n
+                CROSS JOIN LATERAL (SELECT n.revocation IS NULL AND NOT n.expired AS called) c
+                RETURNING job_id, created_at, state, revoke_id
             ), call AS (
                 INSERT INTO calls (call_id, created_at, job_id, part, generation, app, command, sender, seq, random, encoder,
                                    members, jobs, first_call_at, last_call_at, call_by, token)
@@ -110,8 +103,7 @@ impl Store {
                        clock_timestamp() + interval '3 seconds', $14
                 FROM message WHERE state = 1 HAVING count(*) > 0
             )
-            SELECT v.id AS "id!", job.created_at AS "created_at?", v.revocation AS "revocation?", v.expired AS "expired!"
-            FROM verdict v LEFT JOIN job USING (id)
+            SELECT job_id AS "job_id!", created_at AS "created_at!", state AS "state!", revoke_id FROM message
             "#,
             &column.ids as &[&str],
             &column.digests as &[&[u8]],
@@ -140,25 +132,18 @@ impl Store {
         .await
         .map_err(|error| StoreError::query("claim jobs for a shared call", error))?;
 
-        let by_id: HashMap<&str, &NewClaim> = claims.iter().map(|claim| (claim.id.as_str(), claim)).collect();
+        let mut inserted: HashMap<String, ClaimVerdict> = HashMap::with_capacity(rows.len());
+        for row in rows {
+            let verdict = ClaimVerdict::of_inserted(row.created_at, row.state, row.revoke_id.as_deref())?;
+            inserted.insert(row.job_id, verdict);
+        }
         let mut found: HashMap<JobId, ClaimVerdict> = HashMap::with_capacity(claims.len());
         let mut existing: Vec<(&JobId, &[u8])> = Vec::new();
-        for row in rows {
-            let Some(claim) = by_id.get(row.id.as_str()) else {
-                continue;
-            };
-            let verdict = match (row.created_at, row.revocation) {
-                (None, _) => {
-                    existing.push((&claim.id, claim.digest.as_slice()));
-                    continue;
-                }
-                (Some(_), Some(revocation)) => ClaimVerdict::Cancelled {
-                    revocation: parse_id(&revocation)?,
-                },
-                (Some(_), None) if row.expired => ClaimVerdict::Expired,
-                (Some(created_at), None) => ClaimVerdict::Claimed { created_at },
-            };
-            found.insert(claim.id.clone(), verdict);
+        for claim in claims {
+            match inserted.remove(claim.id.as_str()) {
+                Some(verdict) => drop(found.insert(claim.id.clone(), verdict)),
+                None => existing.push((&claim.id, claim.digest.as_slice())),
+            }
         }
         if !existing.is_empty() {
             for (id, job) in self.existing(high, &existing).await? {
@@ -189,10 +174,13 @@ impl Store {
         call: &SharedCall,
         units: &[WorkUnit],
     ) -> Result<Vec<Option<DueMember>>, StoreError> {
-        let jobs: Vec<&str> = units.iter().map(|unit| unit.job.as_str()).collect();
-        let leases: Vec<Uuid> = units.iter().map(|unit| unit.lease).collect();
-        let created: Vec<DateTime<Utc>> = units.iter().map(|unit| unit.created_at).collect();
-        let groups: Vec<Option<&str>> = units
+        // Locked in the order in which they are given.
+        let mut order: Vec<&WorkUnit> = units.iter().collect();
+        order.sort_unstable_by(|a, b| a.job.cmp(&b.job));
+        let jobs: Vec<&str> = order.iter().map(|unit| unit.job.as_str()).collect();
+        let leases: Vec<Uuid> = order.iter().map(|unit| unit.lease).collect();
+        let created: Vec<DateTime<Utc>> = order.iter().map(|unit| unit.created_at).collect();
+        let groups: Vec<Option<&str>> = order
             .iter()
             .map(|unit| unit.group.as_ref().map(GroupName::as_str))
             .collect();
@@ -203,20 +191,21 @@ impl Store {
             .map_err(|error| StoreError::query("begin the claim of a shared call", error))?;
         let rows = sqlx::query!(
             r#"
-            SELECT m.job_id AS "job_id!", m.created_at AS "created_at!", m.state AS "state!", m.attempts AS "attempts!",
-                   m.generation AS "generation!", m.token,
-                   m.revoke_id IS NOT NULL OR EXISTS (
+            SELECT l.job_id AS "job_id!", l.created_at AS "created_at!", l.state AS "state!", l.attempts AS "attempts!",
+                   l.generation AS "generation!", l.token,
+                   l.revoke_id IS NOT NULL OR EXISTS (
                        SELECT FROM revocations t
-                       WHERE t.target_job = m.job_id AND (t.to_accounts IS NULL OR m.to_account = ANY (t.to_accounts))
+                       WHERE t.target_job = l.job_id AND (t.to_accounts IS NULL OR l.to_account = ANY (t.to_accounts))
                    ) OR EXISTS (
                        SELECT FROM revocations g
                        WHERE g.target_group = i.group_name AND g.lifted_at IS NULL AND g.expires_at > now()
                    ) AS "revoked!"
             FROM unnest($1::text[], $2::uuid[], $3::timestamptz[], $4::text[]) AS i(id, lease, created_at, group_name)
-            JOIN work w ON w.job_id = i.id AND w.kind = 0 AND w.part = 0 AND w.lease = i.lease
-            JOIN messages m ON m.job_id = i.id AND m.created_at = i.created_at AND m.idx = 0
-            ORDER BY i.id
-            FOR UPDATE OF w, m
+            CROSS JOIN LATERAL (
+                SELECT m.* FROM work w JOIN messages m ON m.job_id = i.id AND m.created_at = i.created_at AND m.idx = 0
+                WHERE w.job_id = i.id AND w.kind = 0 AND w.part = 0 AND w.lease = i.lease
+                FOR UPDATE OF w, m
+            ) l
             "#,
             &jobs as &[&str],
             &leases,
@@ -252,8 +241,8 @@ impl Store {
                     SET state = 1, token = $3, attempts = attempts + 1, call_id = $4, seq = $5, random = $6, encoder = $7,
                         first_call_at = coalesce(first_call_at, clock_timestamp()), last_call_at = clock_timestamp(),
                         call_by = clock_timestamp() + interval '3 seconds'
-                    FROM unnest($1::text[], $2::timestamptz[]) AS i(id, created_at)
-                    WHERE m.job_id = i.id AND m.created_at = i.created_at AND m.idx = 0
+                    -- They are locked. By their keys, never joined: see `record_sent`.
+                    WHERE m.job_id = ANY ($1::text[]) AND m.created_at BETWEEN $2 AND $12 AND m.idx = 0
                     RETURNING m.job_id
                 )
                 INSERT INTO calls (call_id, created_at, job_id, part, generation, app, command, sender, seq, random, encoder,
@@ -264,7 +253,7 @@ impl Store {
                 FROM claimed
                 "#,
                 &ids,
-                &times,
+                times.iter().min(),
                 call.token,
                 call.call_id,
                 i64::from(call.pair.seq),
@@ -274,6 +263,7 @@ impl Store {
                 call.app.as_str(),
                 Command::BatchSendMsg.index() as i16,
                 call.from.as_str(),
+                times.iter().max(),
             )
             .execute(&mut *tx)
             .await

@@ -384,6 +384,8 @@ async fn mark(
             state = CASE WHEN m.state = 0 THEN 5 ELSE m.state END
         FROM unnest($1::text[], $2::timestamptz[], $3::int4[], $4::int4[]) AS s(job_id, created_at, first, last)
         WHERE m.job_id = s.job_id AND m.created_at = s.created_at AND m.idx BETWEEN s.first AND s.last
+          -- By their keys, whichever side the planner begins with.
+          AND m.job_id = ANY ($1) AND m.created_at BETWEEN $7 AND $8 AND m.idx BETWEEN $9 AND $10
           AND m.state IN (0, 1, 2, 3) AND ($6::text[] IS NULL OR m.to_account = ANY ($6))
         RETURNING m.job_id, m.idx, m.created_at, m.state, m.from_account, m.to_account
         "#,
@@ -393,6 +395,10 @@ async fn mark(
         &slice.last,
         unit.job.as_str(),
         to_accounts,
+        slice.created.iter().min(),
+        slice.created.iter().max(),
+        slice.first.iter().min(),
+        slice.last.iter().max(),
     )
     .fetch_all(&mut **tx)
     .await
@@ -447,6 +453,7 @@ async fn mark_further_keys(
             UPDATE messages m SET revoke_id = coalesce(m.revoke_id, $5)
             FROM unnest($1::text[], $2::timestamptz[], $3::int4[], $4::int4[]) AS s(job_id, created_at, first, last)
             WHERE m.job_id = s.job_id AND m.created_at = s.created_at AND m.idx BETWEEN s.first AND s.last
+              AND m.job_id = ANY ($1) AND m.created_at BETWEEN $7 AND $8 AND m.idx BETWEEN $9 AND $10
               AND m.state <> 3 AND ($6::text[] IS NULL OR m.to_account = ANY ($6))
               AND EXISTS (SELECT FROM message_keys k
                           WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL)
@@ -462,6 +469,10 @@ async fn mark_further_keys(
         &slice.last,
         unit.job.as_str(),
         to_accounts,
+        slice.created.iter().min(),
+        slice.created.iter().max(),
+        slice.first.iter().min(),
+        slice.last.iter().max(),
     )
     .execute(&mut **tx)
     .await

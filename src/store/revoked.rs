@@ -160,8 +160,10 @@ impl Store {
         sqlx::query!(
             r#"
             SELECT m.idx FROM unnest($1::text[], $2::int4[], $3::timestamptz[]) AS i(job_id, idx, created_at)
-            JOIN messages m ON m.job_id = i.job_id AND m.created_at = i.created_at AND m.idx = i.idx
-            ORDER BY m.job_id, m.idx FOR UPDATE OF m
+            CROSS JOIN LATERAL (
+                SELECT x.idx FROM messages x
+                WHERE x.job_id = i.job_id AND x.created_at = i.created_at AND x.idx = i.idx FOR UPDATE
+            ) m
             "#,
             &jobs as &[&str],
             &indexes,
@@ -172,7 +174,8 @@ impl Store {
         .map_err(|error| StoreError::query("lock revoked messages", error))?;
         sqlx::query!(
             "DELETE FROM work w USING unnest($1::text[], $2::int4[], $3::uuid[]) AS i(job_id, idx, lease)
-             WHERE w.job_id = i.job_id AND w.kind = 1 AND w.part = i.idx AND w.lease = i.lease",
+             WHERE w.job_id = i.job_id AND w.kind = 1 AND w.part = i.idx AND w.lease = i.lease
+               AND w.job_id = ANY ($1) AND w.part = ANY ($2)",
             &jobs as &[&str],
             &indexes,
             &leases,
@@ -385,6 +388,7 @@ async fn mark_revoked(tx: &mut Transaction<'static, Postgres>, sorted: &[&Revoke
                 revoked_at = CASE WHEN i.error IS NULL THEN clock_timestamp() END
             FROM input i
             WHERE m.job_id = i.job_id AND m.created_at = i.created_at AND m.idx = i.idx AND m.state = 3
+              AND m.job_id = ANY ($1) AND m.idx = ANY ($2)
               AND (m.job_id, m.idx, m.msg_key) IN (SELECT * FROM withdrawn UNION ALL SELECT * FROM refused)
             RETURNING m.job_id, m.idx
         )
@@ -428,7 +432,9 @@ async fn queue_left_keys(tx: &mut Transaction<'static, Postgres>, sorted: &[&Rev
         SELECT 1, i.job_id, i.idx, i.created_at, i.lane, i.app, 4, now()
         FROM unnest($1::text[], $2::int4[], $3::timestamptz[], $4::int2[], $5::text[])
             AS i(job_id, idx, created_at, lane, app)
-        JOIN messages m ON m.job_id = i.job_id AND m.created_at = i.created_at AND m.idx = i.idx
+        CROSS JOIN LATERAL (
+            SELECT * FROM messages x WHERE x.job_id = i.job_id AND x.created_at = i.created_at AND x.idx = i.idx OFFSET 0
+        ) m
         WHERE m.state = 3 AND m.revoke_state = 1
            OR EXISTS (SELECT FROM message_keys k
                       WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL

@@ -51,53 +51,54 @@ impl Store {
         order.sort_unstable_by(|&a, &b| outcomes[a].id.cmp(&outcomes[b].id));
         let sorted: Vec<&SentOutcome> = order.iter().map(|&at| &outcomes[at]).collect();
         let ids: Vec<&str> = sorted.iter().map(|o| o.id.as_str()).collect();
-        let created: Vec<DateTime<Utc>> = sorted.iter().map(|o| o.created_at).collect();
+        let created = || sorted.iter().map(|o| o.created_at);
+        let (first, last) = (created().min(), created().max());
         let apps: Vec<&str> = sorted.iter().map(|o| o.app.as_str()).collect();
         let groups: Vec<Option<&str>> = sorted.iter().map(|o| o.group.as_ref().map(GroupName::as_str)).collect();
         let tokens: Vec<Uuid> = sorted.iter().map(|o| o.token).collect();
         let keys: Vec<&str> = sorted.iter().map(|o| o.msg_key.as_str()).collect();
         let times: Vec<Option<i64>> = sorted.iter().map(|o| o.msg_time).collect();
+        // Found by their keys alone, each row's input by binary search in the sorted ids: joined with the input, an UPDATE
+        // of a partitioned table may be planned as a scan of the whole week, once for each statement.
         let rows = sqlx::query!(
             r#"
-            WITH input AS (
-                SELECT i.*, r.id AS revocation
-                FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::uuid[], $6::text[], $7::int8[])
-                    AS i(id, created_at, app, group_name, token, msg_key, msg_time)
-                LEFT JOIN LATERAL (
-                    SELECT t.id FROM revocations t WHERE t.target_job = i.id AND t.to_accounts IS NULL
-                    UNION ALL
-                    SELECT g.id FROM revocations g
-                    WHERE g.target_group = i.group_name AND g.lifted_at IS NULL AND g.expires_at > now()
-                    UNION ALL
-                    SELECT s.id FROM revocations s
-                    JOIN messages m ON m.job_id = i.id AND m.created_at = i.created_at AND m.idx = 0
-                    WHERE s.target_job = i.id AND m.to_account = ANY (s.to_accounts)
-                    LIMIT 1
-                ) r ON true
-            ), done AS (
+            WITH done AS (
                 UPDATE messages m
-                SET state = 3, msg_key = i.msg_key, msg_time = i.msg_time, sent_at = clock_timestamp(),
-                    error_code = NULL, error_message = NULL,
-                    revoke_id = coalesce(m.revoke_id, i.revocation),
-                    revoke_state = CASE WHEN coalesce(m.revoke_id, i.revocation) IS NULL THEN 0 ELSE 1 END
-                FROM input i
-                WHERE m.job_id = i.id AND m.created_at = i.created_at AND m.idx = 0
-                  AND m.token = i.token AND m.state IN (1, 2)
-                RETURNING m.job_id, m.created_at, m.revoke_id, i.app
+                SET state = 3, sent_at = clock_timestamp(), error_code = NULL, error_message = NULL,
+                    (msg_key, msg_time, revoke_id, revoke_state) = (
+                        SELECT ($6::text[])[i.at], ($7::int8[])[i.at], r.id, CASE WHEN r.id IS NULL THEN 0 ELSE 1 END
+                        FROM (SELECT width_bucket(m.job_id COLLATE "C", $1) AS at OFFSET 0) i
+                        CROSS JOIN LATERAL (
+                            SELECT coalesce(m.revoke_id, (
+                                SELECT t.id FROM revocations t
+                                WHERE t.target_job = m.job_id
+                                  AND (t.to_accounts IS NULL OR m.to_account = ANY (t.to_accounts))
+                                UNION ALL
+                                SELECT g.id FROM revocations g
+                                WHERE g.target_group = ($4::text[])[i.at] AND g.lifted_at IS NULL AND g.expires_at > now()
+                                LIMIT 1
+                            )) AS id OFFSET 0
+                        ) r
+                    )
+                WHERE m.job_id = ANY ($1::text[]) AND m.created_at BETWEEN $8 AND $2 AND m.idx = 0
+                  AND m.token = ($5::uuid[])[width_bucket(m.job_id COLLATE "C", $1)] AND m.state IN (1, 2)
+                RETURNING m.job_id, m.created_at, m.revoke_id
             ), revoke AS (
                 INSERT INTO work (kind, job_id, part, created_at, lane, app, command, due_at)
-                SELECT 1, job_id, 0, created_at, 0, app, 4, now() FROM done WHERE revoke_id IS NOT NULL
+                SELECT 1, job_id, 0, created_at, 0, ($3::text[])[width_bucket(job_id COLLATE "C", $1)], 4, now()
+                FROM done WHERE revoke_id IS NOT NULL
                 ON CONFLICT DO NOTHING
             )
             SELECT job_id AS "job_id!", revoke_id FROM done
             "#,
             &ids as &[&str],
-            &created,
+            last,
             &apps as &[&str],
             &groups as &[Option<&str>],
             &tokens,
             &keys as &[&str],
             &times as &[Option<i64>],
+            first,
         )
         .fetch_all(self.hot(high))
         .await
