@@ -113,7 +113,8 @@ impl Publisher {
             Some(id) => properties.with_correlation_id(&id),
             None => properties,
         };
-        let (to_all, reply) = tokio::join!(to_all, event(String::new(), queue, reply));
+        // Boxed: few jobs ask for a reply, and the future of each would be twice as large for it.
+        let (to_all, reply) = Box::pin(futures::future::join(to_all, event(String::new(), queue, reply))).await;
         to_all.and(reply).map(|_| ())
     }
 

@@ -566,7 +566,8 @@ impl Context {
         Fut: Future<Output = Result<T, StoreError>>,
     {
         self.insist(|| {
-            let statement = statement();
+            // Boxed: a transaction's future has 8 KB, which every job's task would carry for what most never run.
+            let statement = Box::pin(statement());
             async move { statement.await.map_err(|error| CommitError::Store(Arc::new(error))) }
         })
         .await

@@ -88,7 +88,7 @@ pub(super) async fn handle(ctx: Arc<Context>, delivery: Delivery) {
         Verdict::Leave => Disposition::Leave,
         Verdict::DeadLetter(fault) => {
             let id = job.map(|job| job.id.to_string());
-            match bury(&ctx, &delivery, id.as_deref(), fault).await {
+            match Box::pin(bury(&ctx, &delivery, id.as_deref(), fault)).await {
                 Ok(()) => Disposition::Ack,
                 Err(_) => Disposition::Leave,
             }
@@ -248,7 +248,7 @@ pub(super) fn conflict() -> Fault {
 
 /// Gives a job that has made no call to the table.
 pub(super) async fn hand_over(ctx: &Context, delivery: &Delivery, job: &Job, delay: Duration) -> Result<Verdict, Halt> {
-    hand_over_for(ctx, delivery, job, delay, None).await
+    Box::pin(hand_over_for(ctx, delivery, job, delay, None)).await
 }
 
 /// Gives a job to the table that waits for its send window. One that a tombstone waits for is due at once: its claim
@@ -259,7 +259,7 @@ pub(super) async fn hand_over_until(
     job: &Job,
     opening: Opening,
 ) -> Result<Verdict, Halt> {
-    hand_over_for(ctx, delivery, job, opening.after, Some(opening.at)).await
+    Box::pin(hand_over_for(ctx, delivery, job, opening.after, Some(opening.at))).await
 }
 
 async fn hand_over_for(

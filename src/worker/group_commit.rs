@@ -1,16 +1,27 @@
 //! Group commit: whatever waits is written together, a lone item waits for nobody.
 //!
 //! One task takes everything that has gathered while the last statement ran and runs the next with it, so the batch
-//! grows with the load by itself.
+//! grows with the load by itself. Under load statements begin at least [`PACE`] apart: a commit costs both sides as much
+//! CPU as a dozen of its rows, and whatever waits for the service anyway waits a little for its company, too.
 
-use std::{collections::HashSet, future::Future, sync::Arc};
+use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{self, Instant},
+};
 
 use crate::{domain::JobId, store::StoreError};
 
 /// The most items of one statement. Beyond some hundred rows a statement's fixed costs no longer show.
 pub(super) const MAX_BATCH: usize = 256;
+
+/// The least time from the beginning of a statement of several items to that of the next. Measured at 30 ms of API
+/// latency and 6,000 jobs/s: with 8 instead of 25 items a statement, worker and Postgres take half as much CPU again.
+const PACE: Duration = Duration::from_millis(4);
+
+/// So many items in a statement are load: the next one is paced.
+const LOAD: usize = 4;
 
 /// Hands items to one committing task and waits for each one's answer.
 pub(super) struct GroupCommit<T, R> {
@@ -45,17 +56,22 @@ impl<T: Send + Sync + 'static, R: Send + 'static> GroupCommit<T, R> {
         let (sender, mut receiver) = mpsc::channel::<Item<T, R>>(4 * MAX_BATCH);
         tokio::spawn(async move {
             let mut waiting: Vec<Item<T, R>> = Vec::new();
+            let mut not_before = Instant::now();
             loop {
                 if waiting.is_empty() && receiver.recv_many(&mut waiting, MAX_BATCH).await == 0 {
                     return;
                 }
-                while waiting.len() < MAX_BATCH
-                    && let Ok(item) = receiver.try_recv()
-                {
-                    waiting.push(item);
+                while waiting.len() < MAX_BATCH {
+                    match receiver.try_recv() {
+                        Ok(item) => waiting.push(item),
+                        Err(_) if Instant::now() >= not_before || receiver.is_closed() => break,
+                        Err(_) => time::sleep_until(not_before).await,
+                    }
                 }
                 let (batch, later) = distinct(std::mem::take(&mut waiting), key);
                 waiting = later;
+                let began = Instant::now();
+                not_before = if batch.len() < LOAD { began } else { began + PACE };
                 commit(&run, batch).await;
             }
         });

@@ -194,7 +194,7 @@ pub(super) async fn deliver(ctx: &Arc<Context>, delivery: &Delivery, job: &Job) 
         return hand_over(ctx, delivery, job, Duration::ZERO).await;
     }
     match Content::of(job, &single.from) {
-        Some(content) => coalesce::deliver(ctx, delivery, job, app, single, content).await,
+        Some(content) => Box::pin(coalesce::deliver(ctx, delivery, job, app, single, content)).await,
         None => alone(ctx, delivery, job, app, single).await,
     }
 }
@@ -278,7 +278,7 @@ pub(super) async fn with_slot(
         Decision::Call(claimed) => claimed.call(permit, slot, pair, deadline).await,
         Decision::Existing(single, existing) => {
             drop(slot);
-            existing_job(ctx, delivery, job, &single, *existing).await
+            Box::pin(existing_job(ctx, delivery, job, &single, *existing)).await
         }
         Decision::Done(verdict) => Ok(verdict),
     }
@@ -339,7 +339,7 @@ pub(super) async fn decided<'a>(
     };
     let about = about(job, Some(single.from.clone())).replying(&delivery.properties);
     let event = ctx.events.build(&about, &single_call(0), outcome, facts);
-    Ok(Decision::Done(finish(ctx, job, outcome, &event).await?))
+    Ok(Decision::Done(Box::pin(finish(ctx, job, outcome, &event)).await?))
 }
 
 fn own_claim(existing: &ExistingJob, token: Uuid) -> Option<chrono::DateTime<Utc>> {
@@ -370,7 +370,7 @@ impl Claimed<'_> {
         self.left_open(match result {
             Ok(accepted) => self.accepted(accepted).await,
             Err(CallFailure::TooLate) => self.not_called().await,
-            Err(CallFailure::Im(error)) => self.judged(ctx.judge(app, &error, 1), &error).await,
+            Err(CallFailure::Im(error)) => Box::pin(self.judged(ctx.judge(app, &error, 1), &error)).await,
         })
     }
 
