@@ -424,7 +424,9 @@ impl Stock {
             self.workers = (self.workers * 3.0 + (reply.asked - before) as f64) / 4.0;
         }
         if want > 0 {
-            self.blocked_until = now + nanos(reply.wait);
+            // Who got all that was wanted may ask for more in its next turn.
+            let granted = reply.slots.len() * reply.unit.max(1) as usize;
+            self.blocked_until = if granted < want { now + nanos(reply.wait) } else { 0 };
         }
         self.share = reply.share;
         for &slot in &reply.slots {
