@@ -33,7 +33,7 @@ use super::{
     options::BudgetOptions,
     source::{Ask, Booking, Past, SlotSource, Way},
     window::Window,
-    window_pacer::SECOND,
+    window_pacer::{MINUTE, SECOND},
 };
 
 /// A clock that shows the instant for which a slot is asked.
@@ -194,7 +194,7 @@ impl SlotSource for GovernorPacer {
         }
         self.recipients = NonZeroU32::new(limits.recipients_per_minute).map(|limit| {
             let mut log = self.recipients.take().unwrap_or_else(|| {
-                let mut log = Window::new(60 * SECOND + self.guard, limit.get());
+                let mut log = Window::new(MINUTE + self.guard, limit.get());
                 for past in past.iter().filter(|past| past.recipients > 0) {
                     log.insert(past.at, past.recipients.into());
                 }

@@ -19,6 +19,9 @@ use crate::domain::Lane;
 
 /// A second, in nanoseconds.
 pub(super) const SECOND: Nanos = 1_000_000_000;
+/// For how long recipients count: the service's minute, and 100 ms for a call that is slow on its way to it before one that
+/// is quick (measured on a busy machine: 12,025 recipients in a minute of the service's without them).
+pub(super) const MINUTE: Nanos = 60 * SECOND + SECOND / 10;
 
 /// One limit: its log and its pace.
 #[derive(Debug)]
@@ -321,7 +324,7 @@ impl SlotSource for WindowPacer {
         };
         self.calls = change(self.calls.take(), limits.calls_per_second, SECOND, |past| past.calls);
         let recipients = self.recipients.take();
-        self.recipients = change(recipients, limits.recipients_per_minute, 60 * SECOND, |past| {
+        self.recipients = change(recipients, limits.recipients_per_minute, MINUTE, |past| {
             past.recipients
         });
     }
