@@ -62,7 +62,9 @@ async fn main() -> anyhow::Result<()> {
         let connection = Connection::connect(&url, ConnectionProperties::default())
             .await
             .context("connect to RabbitMQ")?;
-        delete(&connection.create_channel().await?, &arguments.namespace).await?;
+        // Kept until the connection is closed: a channel that is dropped closes itself.
+        let channel = connection.create_channel().await?;
+        delete(&channel, &arguments.namespace).await?;
         connection.close(200, "done".into()).await?;
         Ok(())
     }

@@ -89,7 +89,7 @@ have_go() {
 }
 run_go() { "$work/go/publish"; }
 
-java_path=/usr/share/java/rabbitmq-client.jar:/usr/share/java/slf4j-api.jar:/usr/share/java/slf4j-nop.jar
+java_path=/usr/share/java/amqp-client.jar:/usr/share/java/slf4j-api.jar:/usr/share/java/slf4j-nop.jar
 have_java() {
   copy_of java >/dev/null
   have javac || apt_install default-jdk-headless || return 1
