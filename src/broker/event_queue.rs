@@ -6,7 +6,6 @@ use bytes::Bytes;
 use futures::StreamExt;
 use lapin::{
     Acker, Consumer,
-
     options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions},
     types::FieldTable,
 };

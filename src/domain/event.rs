@@ -252,7 +252,7 @@ pub enum EventError {
     /// Not JSON, or a field is missing or of another type.
     #[error("read an event: {source}")]
     Json {
-        /// What serde_json says.
+        /// What `serde_json` says.
         #[from]
         source: serde_json::Error,
     },

@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo run --example publish
 //! ```
+#![expect(clippy::print_stdout, reason = "it is what the program is for")]
 
 use std::{env, error::Error, process::ExitCode, time::Duration};
 

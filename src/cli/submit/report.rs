@@ -53,7 +53,8 @@ pub(super) struct Report {
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Rows {
     /// Rows that aren't blank.
-    pub(super) rows: u64,
+    #[serde(rename = "rows")]
+    pub(super) total: u64,
     /// Rows that make the same job as an earlier one, and are left out.
     pub(super) repeats: u64,
     /// Recipients of the good rows, each counted once.
@@ -162,7 +163,7 @@ impl Report {
             };
             let checked = match &self.rows {
                 None => format!("{} good lines, {} bad", self.good, self.bad),
-                Some(rows) => format!("{} rows: {} good, {} bad{rows}", rows.rows, self.good, self.bad),
+                Some(rows) => format!("{} rows: {} good, {} bad{rows}", rows.total, self.good, self.bad),
             };
             return format!("{checked}; nothing was published{hint}");
         }

@@ -62,7 +62,14 @@ async fn check_holds_with_everything_there_and_tells_a_wrong_key() {
     assert_eq!(run(&world, &["migrate"]).await.0, 0);
     let (code, stdout, stderr) = run(&world, &["check"]).await;
     assert_eq!(code, 0, "{stdout}{stderr}");
-    for what in ["config", "postgres", "migrations", "rabbitmq", "topology", "accepts the UserSig"] {
+    for what in [
+        "config",
+        "postgres",
+        "migrations",
+        "rabbitmq",
+        "topology",
+        "accepts the UserSig",
+    ] {
         assert!(stdout.contains(what), "{what}: {stdout}");
     }
     // An address that a worker would not get.
@@ -71,7 +78,9 @@ async fn check_holds_with_everything_there_and_tells_a_wrong_key() {
     let (code, stdout, _) = run(&world, &["check"]).await;
     assert_eq!(code, 0, "it may be a worker's: {stdout}");
     assert!(stdout.contains("is in use"), "{stdout}");
-    world.set("IM_DISPATCHER_HTTP_ADDR", "192.0.2.1:80").set("IM_DISPATCHER_ADMIN_TOKEN", "t");
+    world
+        .set("IM_DISPATCHER_HTTP_ADDR", "192.0.2.1:80")
+        .set("IM_DISPATCHER_ADMIN_TOKEN", "t");
     let (code, stdout, _) = run(&world, &["check"]).await;
     assert_eq!(code, 1);
     assert!(stdout.contains("listen on 192.0.2.1:80"), "{stdout}");

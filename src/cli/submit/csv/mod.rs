@@ -190,7 +190,7 @@ impl<'a> Plan<'a> {
         }
         bar.finish_and_clear();
         let rows = report.rows();
-        rows.rows = fates.len() as u64;
+        rows.total = fates.len() as u64;
         rows.recipients = seen.recipients.len() as u64;
         rows.recipients_repeated = seen.twice.len() as u64;
         rows.published_before = self.start.entry.done;

@@ -150,7 +150,7 @@ impl Table {
             if !self.reader.read_byte_record(&mut self.record)? {
                 return Ok(None);
             }
-            let breaks = self.record.as_slice().iter().filter(|byte| **byte == b'\n').count() as u64;
+            let breaks = self.record.as_slice().split(|byte| *byte == b'\n').count() as u64 - 1;
             self.record.trim();
             if self.record.iter().all(<[u8]>::is_empty) {
                 continue;
@@ -191,7 +191,10 @@ mod tests {
 
     use super::*;
 
-    fn rows(bytes: &[u8], delimiter: u8) -> (Vec<String>, Vec<(u64, u64, Result<Vec<String>, String>)>) {
+    /// Number, line and cells of a row.
+    type Read = (u64, u64, Result<Vec<String>, String>);
+
+    fn rows(bytes: &[u8], delimiter: u8) -> (Vec<String>, Vec<Read>) {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(bytes).unwrap();
         let source = Source::read(file.path(), delimiter).unwrap();
@@ -235,7 +238,11 @@ mod tests {
 
     #[test]
     fn a_file_without_a_header_or_with_a_name_twice_is_refused() {
-        for (content, word) in [("", "no header"), ("a,b,a\n", "two columns"), ("a,b\rc,d\r", "CR alone")] {
+        for (content, word) in [
+            ("", "no header"),
+            ("a,b,a\n", "two columns"),
+            ("a,b\rc,d\r", "CR alone"),
+        ] {
             let mut file = tempfile::NamedTempFile::new().unwrap();
             file.write_all(content.as_bytes()).unwrap();
             let source = Source::read(file.path(), b',').unwrap();
