@@ -173,8 +173,10 @@ async fn a_run_that_is_killed_goes_on_where_it_stopped_and_each_row_is_sent_exac
     const ROWS: usize = 400;
     let world = World::careless().await;
     let _worker = Worker::start(&world).await;
-    let rows: String = (0..ROWS).map(|n| format!("user_{n},Name {n}\n")).collect();
-    let table = file(&world, "people.csv", format!("account,name\n{rows}").as_bytes());
+    let header = "account,name".to_owned();
+    let rows = (0..ROWS).map(|n| format!("user_{n},Name {n}"));
+    let lines: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let table = file(&world, "people.csv", lines.join("\n").as_bytes());
     let template = file(&world, "may.json", TEMPLATE.as_bytes());
 
     let arguments = ["submit", "--csv", &table, "--template", &template, "--rate", "100"];
