@@ -1,5 +1,4 @@
-//! A producer as any program can be one, without a line of im-dispatcher's code: publishes each line of a file, as it is,
-//! with publisher confirms and `mandatory`, and can wait for the events that answer it.
+//! Publishes each line of a file, as it is, through the library's producer, and can wait for the events that answer it.
 //!
 //! ```sh
 //! cargo run --example producer -- --namespace im --lane high --replies 2 jobs.ndjson
@@ -8,19 +7,20 @@
 //! `AMQP_URL` names the broker. Unlike `im-dispatcher submit` it checks nothing, so a bad line becomes a dead letter. With
 //! `--replies N` each job gets a `reply_to` of ours, and N answers are printed, one JSON a line. `--delete-namespace`
 //! deletes every queue and exchange of the namespace instead: the demo's, on a broker that it was given.
+//!
+//! The shortest program that publishes a job is `examples/producers/rust/main.rs`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{io::Write, path::PathBuf, time::Duration};
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use clap::Parser;
-use futures::StreamExt;
+use im_dispatcher::{
+    domain::Lane,
+    producer::{Outgoing, Producer, ProducerOptions},
+};
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties,
-    options::{
-        BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeleteOptions, QueueDeclareOptions,
-        QueueDeleteOptions,
-    },
-    types::FieldTable,
+    Channel, Connection, ConnectionProperties,
+    options::{ExchangeDeleteOptions, QueueDeleteOptions},
 };
 
 /// Publishes jobs, a line each, to a lane of im-dispatcher.
@@ -29,9 +29,9 @@ struct Arguments {
     /// The prefix of exchanges and queues.
     #[arg(long, env = "IM_DISPATCHER_NAMESPACE", default_value = "im")]
     namespace: String,
-    /// The routing key: high, normal or bulk.
+    /// high, normal or bulk.
     #[arg(long, default_value = "normal")]
-    lane: String,
+    lane: Lane,
     /// Asks for answers, and prints so many.
     #[arg(long, default_value_t = 0)]
     replies: usize,
@@ -50,76 +50,54 @@ const PATIENCE: Duration = Duration::from_mins(1);
 async fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let url = std::env::var("AMQP_URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned());
-    let connection = Connection::connect(&url, ConnectionProperties::default())
-        .await
-        .context("connect to RabbitMQ")?;
-    let channel = connection.create_channel().await?;
     if let Some(file) = &arguments.file {
         let jobs = std::fs::read(file).with_context(|| format!("read {}", file.display()))?;
-        publish(&channel, &arguments, &jobs).await?;
+        let mut options = ProducerOptions::new(url);
+        options.namespace.clone_from(&arguments.namespace);
+        let producer = Producer::connect(options).await?;
+        let published = publish(&producer, &arguments, &jobs).await;
+        producer.close().await;
+        published
     } else {
+        let connection = Connection::connect(&url, ConnectionProperties::default())
+            .await
+            .context("connect to RabbitMQ")?;
+        // Kept until the connection is closed: a channel that is dropped closes itself.
+        let channel = connection.create_channel().await?;
         delete(&channel, &arguments.namespace).await?;
+        connection.close(200, "done".into()).await?;
+        Ok(())
     }
-    connection.close(200, "done".into()).await?;
-    Ok(())
 }
 
-async fn publish(channel: &Channel, arguments: &Arguments, jobs: &[u8]) -> anyhow::Result<()> {
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    // Persistent, or a restart of the broker forgets it.
-    let mut properties = BasicProperties::default().with_delivery_mode(2);
-    let mut answers = None;
-    if arguments.replies > 0 {
-        let queue = channel
-            .queue_declare("".into(), QueueDeclareOptions::exclusive(), FieldTable::default())
-            .await?;
-        let options = BasicConsumeOptions {
-            no_ack: true,
-            ..BasicConsumeOptions::default()
-        };
-        let name = queue.name().clone();
-        answers = Some(
-            channel
-                .basic_consume(name.clone(), "".into(), options, FieldTable::default())
-                .await?,
-        );
-        properties = properties.with_reply_to(name);
+async fn publish(producer: &Producer, arguments: &Arguments, jobs: &[u8]) -> anyhow::Result<()> {
+    // No key: only what names the queue as its reply_to.
+    let mut answers = match arguments.replies {
+        0 => None,
+        _ => Some(producer.outcomes(&[]).await?),
+    };
+    let mut pipeline = producer.pipeline(arguments.lane);
+    let lines = jobs.split(|byte| *byte == b'\n').enumerate();
+    for (number, line) in lines.filter(|(_, line)| !line.is_empty()) {
+        let mut job = Outgoing::unchecked(line.to_vec().into());
+        if let Some(answers) = &answers {
+            job = job
+                .with_reply_to(answers.queue())
+                .with_correlation_id(format!("line-{}", number + 1));
+        }
+        pipeline.publish(number + 1, job).await;
     }
-    for (number, line) in jobs
-        .split(|byte| *byte == b'\n')
-        .enumerate()
-        .filter(|(_, line)| !line.is_empty())
-    {
-        let number = number + 1;
-        let confirmation = channel
-            .basic_publish(
-                format!("{}.jobs", arguments.namespace).into(),
-                arguments.lane.as_str().into(),
-                BasicPublishOptions {
-                    mandatory: true,
-                    ..BasicPublishOptions::default()
-                },
-                line,
-                properties.clone().with_correlation_id(format!("line-{number}").into()),
-            )
-            .await?
-            .await?;
-        // A message that no queue took is confirmed, too, and returned: only an empty Ack is success.
-        ensure!(
-            matches!(confirmation, Confirmation::Ack(None)),
-            "line {number} wasn't accepted: {confirmation:?}"
-        );
+    while let Some((number, result)) = pipeline.next().await {
+        result.with_context(|| format!("line {number} wasn't accepted"))?;
     }
-    let Some(mut answers) = answers else { return Ok(()) };
+    let Some(answers) = &mut answers else { return Ok(()) };
     for _ in 0..arguments.replies {
         let answer = tokio::time::timeout(PATIENCE, answers.next())
             .await
-            .context("no answer within a minute")?;
-        let answer = answer.context("the answers ended")??;
-        #[expect(clippy::print_stdout, reason = "it is what the program is for")]
-        {
-            println!("{}", String::from_utf8_lossy(&answer.data));
-        }
+            .context("no answer within a minute")??;
+        let mut out = std::io::stdout().lock();
+        out.write_all(&answer.to_bytes())?;
+        out.write_all(b"\n")?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib/common.sh
 . scripts/lib/borrow.sh
+. scripts/lib/stage.sh
 
 stay=false
 case ${1:-} in
@@ -26,63 +27,21 @@ step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 step "Building"
 need_compiler
 cargo build --quiet --bin im-dispatcher --example producer
+# shellcheck disable=SC2034
 target=${CARGO_TARGET_DIR:-target}
-dispatcher() { "$target/debug/im-dispatcher" "$@"; }
-producer() { "$target/debug/examples/producer" "$@"; }
 
 step "Postgres and RabbitMQ"
 borrow_services
 need_psql
-work=$repo/.local/demo-$$
-mkdir -p "$work"
-
-# A database and a namespace of this run's own, also on services that are given.
-name=demo_$$_$RANDOM
-given_database=$DATABASE_URL
-psql_on "$given_database" -c "CREATE DATABASE $name"
-DATABASE_URL=$(with_database "$given_database" "$name")
-export DATABASE_URL IM_DISPATCHER_NAMESPACE=$name
-clean_up() {
-  producer --delete-namespace || true
-  psql_on "$given_database" -c "DROP DATABASE IF EXISTS $name WITH (FORCE)"
-  if $passed; then rm -rf "$work"; else say "logs are kept in $work"; fi
-}
+# shellcheck disable=SC2034
 passed=false
-at_exit clean_up
+work=$repo/.local/demo-$$
+set_stage demo
 
 # --- the IM API and a worker --------------------------------------------------------------------------------------
 
-# request PORT METHOD PATH [BODY]: prints the answer's body; fails unless it is a 200.
-request() {
-  local status line
-  exec 4<>"/dev/tcp/127.0.0.1/$1" || return 1
-  printf '%s %s HTTP/1.0\r\nHost: 127.0.0.1:%s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' \
-    "$2" "$3" "$1" "${#4}" "${4:-}" >&4
-  read -r _ status _ <&4 || status=none
-  while read -r line <&4 && [ "${line%$'\r'}" != '' ]; do :; done
-  cat <&4
-  exec 4>&-
-  [ "$status" = 200 ]
-}
-
-# end NAME: SIGTERM, and SIGKILL to what doesn't heed it.
-end() {
-  signal "$work/$1.pid" TERM
-  if ! wait_until 40 gone "$work/$1.pid"; then
-    say "$1 doesn't end; killed"
-    signal "$work/$1.pid" KILL
-    return 1
-  fi
-}
-
 step "The simulated IM API"
-sim=$(free_port)
-export IM_BASE_URL=http://127.0.0.1:$sim IM_SDK_APP_ID=1400000000 IM_ADMIN_ACCOUNT=administrator
-# The public sample key of the service's own documentation: it is the simulator's, too.
-export IM_SECRET_KEY=5bd2850fff3ecb11d7c805251c51ee463a25727bddc2385f3fa8bfee1bb93b5e
-start_daemon "$work/simulator.pid" "$work/simulator.log" "$target/debug/im-dispatcher" simulate --listen "127.0.0.1:$sim"
-at_exit 'end simulator'
-wait_until 20 request "$sim" GET /_sim/report '' || die "the simulator doesn't answer; see $work/simulator.log"
+start_simulator
 # Accounts that begin with "unknown" don't exist. Some calls are throttled, one answer is lost after its message was
 # accepted, and one call fails for a moment.
 request "$sim" POST /_sim/faults '{"add": ["sendmsg:code:60007=nth:20", "sendmsg:cut_after=nth:60",
@@ -90,15 +49,7 @@ request "$sim" POST /_sim/faults '{"add": ["sendmsg:code:60007=nth:20", "sendmsg
 say "listening on 127.0.0.1:$sim, with faults: throttled calls, a lost answer, a passing failure"
 
 step "A worker"
-http=$(free_port)
-export IM_DISPATCHER_HTTP_ADDR=127.0.0.1:$http
-start_daemon "$work/worker.pid" "$work/worker.log" "$target/debug/im-dispatcher" worker
-worker_pid=$!
-at_exit 'end worker'
-if ! wait_until 60 request "$http" GET /readyz ''; then
-  tail -n 20 "$work/worker.log" >&2
-  die "the worker isn't ready; see $work/worker.log"
-fi
+start_worker
 say "ready: http://127.0.0.1:$http/readyz"
 
 # --- the jobs -----------------------------------------------------------------------------------------------------

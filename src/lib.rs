@@ -13,6 +13,7 @@ mod fault;
 pub mod fleet;
 pub mod http;
 pub mod im;
+pub mod producer;
 pub mod simulator;
 pub mod store;
 pub mod telemetry;

@@ -12,11 +12,13 @@
 //! publisher      one call, one answer    publish_channel   confirms, and what was returned
 //! legible, net   bytes from the broker, so that lapin can read them
 //! messages       jobs, events, letters   dead_letters      look, replay, discard
+//! event_queue    events, for who reads them
 //! ```
 
 mod consumer;
 pub mod dead_letters;
 mod error;
+mod event_queue;
 mod legible;
 mod link;
 mod messages;
@@ -44,6 +46,7 @@ use tokio_util::sync::DropGuard;
 pub use self::{
     dead_letters::{DeadLetter, DeadLetterReport, DeadLetters, Selection},
     error::{BrokerError, BrokerSetupError},
+    event_queue::EventQueue,
     messages::{EVENT_CONTENT_TYPE, Letter, header},
     options::BrokerOptions,
     properties::{MAX_SHORT_STRING, Properties, PropertiesError},
@@ -112,6 +115,13 @@ impl Broker {
     /// The dead queue's tools.
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters::new(self.clone())
+    }
+
+    /// A queue of one's own that gets the events whose routing keys match, on a connection of its own: `send.sent`,
+    /// `batch_send.*`, `#` for all. With no key it gets only what names it as `reply_to`. It lasts as long as its
+    /// connection: who must not miss an event binds a durable queue instead.
+    pub async fn event_queue(&self, keys: &[&str]) -> Result<EventQueue, BrokerError> {
+        EventQueue::open(self.shared(), keys).await
     }
 
     /// Whether everything is there, and what is not.

@@ -1,6 +1,8 @@
 //! `check`: tries each dependency and prints a line for each, with the mend where it fails.
 
-use std::{error::Error, fmt::Display, process::ExitCode, time::Duration};
+use std::{error::Error, fmt::Display, io::ErrorKind, net::TcpListener, process::ExitCode, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     broker::Broker,
@@ -17,6 +19,11 @@ use super::{
 
 /// How long RabbitMQ may take.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Files and connections beside the calls in flight: the database's, the broker's, those of the HTTP server.
+const OTHER_FILES: u64 = 200;
+/// A UserSig lives for 30 s and is at most 7 s old when it is used, so clocks may be some seconds apart.
+const MAX_CLOCKS_APART: TimeDelta = TimeDelta::seconds(5);
 
 /// What was found out, a row each.
 #[derive(Default)]
@@ -45,6 +52,7 @@ impl Findings {
 pub(super) async fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
     let mut findings = Findings::default();
     check_config(settings, &mut findings);
+    check_machine(settings, &mut findings);
     check_postgres(settings, &mut findings).await;
     check_rabbitmq(settings, &mut findings).await;
     for name in settings.apps.keys() {
@@ -95,6 +103,56 @@ fn check_config(settings: &Settings, findings: &mut Findings) {
     }
 }
 
+/// What a worker needs of the machine that it runs on.
+fn check_machine(settings: &Settings, findings: &mut Findings) {
+    if let Some(addr) = settings.http.addr {
+        match TcpListener::bind(addr) {
+            Ok(_) => findings.ok("http", format_args!("{addr} is free")),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => findings.warn(
+                "http",
+                format_args!("{addr} is in use: by a worker that runs, or another needs its own http.addr"),
+            ),
+            Err(error) => findings.fail(
+                "http",
+                format_args!("listen on {addr}: {error}"),
+                "set IM_DISPATCHER_HTTP_ADDR to an address of this machine, or leave it empty",
+            ),
+        }
+    }
+    let needed = u64::from(settings.worker.max_in_flight) + OTHER_FILES;
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    if let Some(open_files) = soft_limit(&limits, "Max open files")
+        && open_files < needed
+    {
+        findings.warn(
+            "open files",
+            format_args!(
+                "this shell allows {open_files}, worker.max_in_flight may take {needed}: raise it (ulimit -n, \
+                 LimitNOFILE), or lower that"
+            ),
+        );
+    }
+}
+
+/// A soft limit as `/proc/self/limits` prints it; `None` where it is unlimited, or not told.
+fn soft_limit(limits: &str, name: &str) -> Option<u64> {
+    let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+fn check_clock(now: DateTime<Utc>, findings: &mut Findings) {
+    let apart = (Utc::now() - now).abs();
+    if apart > MAX_CLOCKS_APART {
+        findings.warn(
+            "clock",
+            format_args!(
+                "this machine's and the database's are {} s apart; UserSigs are signed by this one: keep both by NTP",
+                apart.num_seconds()
+            ),
+        );
+    }
+}
+
 async fn check_postgres(settings: &Settings, findings: &mut Findings) {
     let Ok(url) = settings.require_database().map(mask_url) else {
         return;
@@ -110,6 +168,7 @@ async fn check_postgres(settings: &Settings, findings: &mut Findings) {
         }
         Ok(durability) => {
             findings.ok("postgres", format_args!("{} at {url}", durability.version));
+            check_clock(durability.now, findings);
             if !durability.synchronous_replicas {
                 findings.warn(
                     "postgres",
@@ -232,6 +291,16 @@ fn causes(error: &dyn Error) -> String {
 mod tests {
     use super::*;
     use crate::store::StoreError;
+
+    #[test]
+    fn a_soft_limit_is_read_where_it_is_a_number() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units     \n\
+                      Max open files            1024                 524288               files     \n\
+                      Max file locks            unlimited            unlimited            locks     \n";
+        assert_eq!(soft_limit(limits, "Max open files"), Some(1024));
+        assert_eq!(soft_limit(limits, "Max file locks"), None);
+        assert_eq!(soft_limit("", "Max open files"), None);
+    }
 
     #[test]
     fn causes_are_told_once_each() {

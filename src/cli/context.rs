@@ -11,6 +11,7 @@ use crate::{
     config::{Environment, FlagValue, LoadOptions, Settings},
     domain::{AppName, Lane},
     im::{ClientOptions, ImApp, ImClient},
+    producer::Producer,
     store::{Store, StoreOptions},
 };
 
@@ -121,11 +122,23 @@ pub(super) fn start_broker(settings: &Settings) -> anyhow::Result<Broker> {
     Ok(broker)
 }
 
+/// A producer by the settings; waits until the broker is there. `patience` is how long a job is tried.
+pub(super) async fn producer(settings: &Settings, patience: Duration) -> anyhow::Result<Producer> {
+    let broker = broker(settings).await?;
+    Ok(Producer::over(broker, own_queues(settings).cloned(), patience))
+}
+
 /// The lane queues of apps that have their own.
 fn app_queues(settings: &Settings) -> Vec<(Lane, AppName)> {
-    let own = settings.apps.iter().filter(|(_, app)| app.queues);
-    own.flat_map(|(name, _)| Lane::ALL.map(|lane| (lane, name.clone())))
+    own_queues(settings)
+        .flat_map(|name| Lane::ALL.map(|lane| (lane, name.clone())))
         .collect()
+}
+
+/// The apps that have queues of their own.
+fn own_queues(settings: &Settings) -> impl Iterator<Item = &AppName> {
+    let own = settings.apps.iter().filter(|(_, app)| app.queues);
+    own.map(|(name, _)| name)
 }
 
 /// A client of one app.

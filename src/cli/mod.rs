@@ -16,7 +16,6 @@ mod mark_read;
 mod migrate;
 mod output;
 mod pause;
-mod publish;
 mod retry;
 mod revoke;
 mod schema;

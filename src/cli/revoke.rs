@@ -5,7 +5,6 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::Context as _;
 use clap::ArgGroup;
 use uuid::Uuid;
 
@@ -13,7 +12,7 @@ use crate::{
     config::Settings,
     domain::{
         AppName, GroupName, JobId, Lane, MsgKey,
-        job::{Job, OnUnknown, RevokeTarget, Task},
+        job::{Job, RevokeTarget, Task},
         status::JobState,
     },
     store::{MessagePage, NewRevocation, RevocationAdded, Store},
@@ -23,7 +22,6 @@ use super::{
     args::{account, patience},
     context::{self, AppArg},
     output::{line, note, usage},
-    publish::{LanePublisher, Outgoing},
     status::wait_for_job,
 };
 
@@ -94,17 +92,10 @@ impl Args {
 
     fn revocation(&self, app: AppName) -> anyhow::Result<Job> {
         let id = self.id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+        let id = JobId::parse(id).map_err(|error| usage(format!("--id {error}")))?;
         let job = Job {
-            id: JobId::parse(id).map_err(|error| usage(format!("--id {error}")))?,
             app,
-            group: None,
-            send_at: None,
-            expires_at: None,
-            coalesce: false,
-            on_unknown: OnUnknown::default(),
-            send_window: None,
-            cap: None,
-            task: Task::Revoke(self.target()?),
+            ..Job::new(id, Task::Revoke(self.target()?))
         };
         job.check().map_err(|error| usage(error.sentence))?;
         Ok(job)
@@ -177,18 +168,10 @@ async fn write_tombstone(store: &Store, job: &Job) -> anyhow::Result<bool> {
 }
 
 async fn publish(settings: &Settings, job: &Job, patience: Duration) -> anyhow::Result<()> {
-    let broker = context::broker(settings).await?;
-    let outgoing = Outgoing {
-        id: Some(job.id.to_string()),
-        app: job.app.clone(),
-        body: job.encode().into(),
-        reply_to: None,
-    };
-    let published = LanePublisher::new(&broker, settings, Lane::High, patience)
-        .publish(outgoing)
-        .await;
-    broker.close().await;
-    published.context("publish the revoke job")
+    let producer = context::producer(settings, patience).await?;
+    let published = producer.publish(Lane::High, job).await;
+    producer.close().await;
+    Ok(published?)
 }
 
 async fn wait(store: &Store, id: &JobId, timeout: Option<Duration>) -> anyhow::Result<ExitCode> {

@@ -387,6 +387,34 @@ fn no_secret_is_shown_or_debugged_or_named_in_an_error() {
     assert!(!format!("{environment:?}").contains(marked));
 }
 
+#[test]
+fn each_example_in_a_comment_of_the_default_file_can_be_used_as_it_is() {
+    let settable = |line: &&str| {
+        line.starts_with('[') && line.ends_with(']') && !line.contains(' ')
+            || line
+                .split_once(" = ")
+                .is_some_and(|(field, _)| field.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+    };
+    let lines = DEFAULT_FILE_TEXT
+        .lines()
+        .map(|line| line.strip_prefix("# ").unwrap_or(line))
+        .filter(settable)
+        .filter(|line| !line.chars().any(char::is_uppercase) || line.contains('"'))
+        // What names a file needs the file.
+        .filter(|line| !line.contains("_file = "));
+    let file: Vec<&str> = lines.collect();
+    let file = format!("{}\n[apps.shop]\nsdk_app_id = 1\nsecret = \"s\"", file.join("\n"));
+    let settings = load(&file, &[("IM_SECRET_KEY", "k")], &[]).unwrap();
+    settings.require_apps().unwrap();
+    settings.require_database().unwrap();
+    settings.require_http().unwrap();
+    // None of them was passed over.
+    for row in settings.effective().iter().filter(|row| !row.name.starts_with("apps.")) {
+        let known = row.name == "im.ca_file" || row.origin.as_ref().is_some_and(|origin| origin.starts_with("file"));
+        assert!(known, "{} is in the defaults only: {:?}", row.name, row.origin);
+    }
+}
+
 /// Every name that the default file sets or mentions in a comment, `section.field`.
 fn documented() -> BTreeSet<String> {
     let mut section = String::new();

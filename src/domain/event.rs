@@ -1,11 +1,11 @@
 //! Outcome events: CloudEvents 1.0 in structured mode, one for each API call that reached an end.
 //!
-//! Answers how an event is spelled and routed. It must not know who publishes it or when.
+//! Answers how an event is spelled, read and routed. It must not know who publishes it or when.
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -88,6 +88,11 @@ impl Outcome {
         Self::ALL.into_iter().find(|outcome| outcome.as_str() == word)
     }
 
+    /// The inverse of [`Outcome::event_type`].
+    pub fn of_event_type(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|outcome| outcome.event_type() == name)
+    }
+
     /// The event's `type`.
     pub const fn event_type(self) -> &'static str {
         match self {
@@ -167,7 +172,7 @@ pub enum Reply {
 }
 
 /// The event's `data`.
-#[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventData {
     /// The job that the event is about; for a revocation the job that sent.
     pub job_id: JobId,
@@ -241,6 +246,35 @@ pub struct Event {
     pub data: EventData,
 }
 
+/// Why bytes are no event of ours.
+#[derive(Debug, thiserror::Error)]
+pub enum EventError {
+    /// Not JSON, or a field is missing or of another type.
+    #[error("read an event: {source}")]
+    Json {
+        /// What `serde_json` says.
+        #[from]
+        source: serde_json::Error,
+    },
+    /// A `type` that this version doesn't know.
+    #[error("an event of the unknown type {0:?}")]
+    UnknownType(String),
+    /// A `source` that isn't a dispatcher's.
+    #[error("an event of the foreign source {0:?}")]
+    ForeignSource(String),
+}
+
+/// What is read of an event; further fields are passed over, since later versions may add some.
+#[derive(Deserialize)]
+struct Received {
+    id: Uuid,
+    source: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    time: DateTime<Utc>,
+    data: EventData,
+}
+
 /// An outcome event of im-dispatcher: CloudEvents 1.0, structured mode. Fields may be added in later versions.
 #[derive(Serialize, JsonSchema)]
 #[schemars(title = "Event")]
@@ -283,6 +317,25 @@ impl Event {
             segment(&self.namespace),
             segment(self.data.app.as_str())
         )
+    }
+
+    /// Reads an event as a consumer gets it.
+    pub fn from_bytes(body: &[u8]) -> Result<Self, EventError> {
+        let received: Received = serde_json::from_slice(body)?;
+        let outcome =
+            Outcome::of_event_type(&received.event_type).ok_or(EventError::UnknownType(received.event_type))?;
+        let mut segments = received.source.split('/');
+        let (Some("im-dispatcher"), Some(namespace)) = (segments.next(), segments.next()) else {
+            return Err(EventError::ForeignSource(received.source));
+        };
+        let namespace = percent_decode_str(namespace).decode_utf8_lossy().into_owned();
+        Ok(Self {
+            id: received.id,
+            namespace,
+            time: received.time,
+            outcome,
+            data: received.data,
+        })
     }
 
     /// The event as JSON, to be published with [`CONTENT_TYPE`].
@@ -353,6 +406,38 @@ mod tests {
             })
         );
         assert_eq!(event.routing_key(), "send.sent");
+    }
+
+    #[test]
+    fn an_event_is_read_as_it_was_written_whatever_it_says_beside() {
+        let mut event = event(Outcome::Reply);
+        event.namespace = "im a".to_owned();
+        event.data.failed = Some(Vec::new());
+        for reply in [
+            Reply::Unread { unread: 3 },
+            Reply::UnreadByPeer {
+                peers: Vec::new(),
+                failed: Vec::new(),
+            },
+            Reply::History {
+                messages: vec![serde_json::json!({"MsgKey": "1_2_3"})],
+                complete: true,
+            },
+        ] {
+            event.data.reply = Some(reply);
+            let mut value: Value = serde_json::from_slice(&event.to_bytes()).unwrap();
+            value["later"] = 1.into();
+            assert_eq!(Event::from_bytes(value.to_string().as_bytes()).unwrap(), event);
+        }
+        let mut value: Value = serde_json::from_slice(&event.to_bytes()).unwrap();
+        value["type"] = "im.message.other".into();
+        let unknown = Event::from_bytes(value.to_string().as_bytes());
+        assert!(matches!(unknown, Err(EventError::UnknownType(_))));
+        value["type"] = "im.reply".into();
+        value["source"] = "elsewhere".into();
+        let foreign = Event::from_bytes(value.to_string().as_bytes());
+        assert!(matches!(foreign, Err(EventError::ForeignSource(_))));
+        assert!(matches!(Event::from_bytes(b"{}"), Err(EventError::Json { .. })));
     }
 
     #[test]

@@ -253,6 +253,22 @@ impl fmt::Display for JobType {
 }
 
 impl Job {
+    /// A job with every option at its default; set the others by `Job { group: …, ..Job::new(id, task) }`.
+    pub fn new(id: JobId, task: Task) -> Self {
+        Self {
+            id,
+            app: AppName::default_app(),
+            group: None,
+            send_at: None,
+            expires_at: None,
+            coalesce: false,
+            on_unknown: OnUnknown::default(),
+            send_window: None,
+            cap: None,
+            task,
+        }
+    }
+
     /// The job's type.
     pub const fn job_type(&self) -> JobType {
         match self.task {

@@ -13,6 +13,8 @@ mod lifecycle;
 #[cfg(test)]
 mod operators;
 #[cfg(test)]
+mod producing;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod worker;

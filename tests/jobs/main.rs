@@ -1,5 +1,6 @@
 //! The published schemas and example jobs: fresh, valid, and of one mind with the decoder.
 
+mod asyncapi;
 mod refused;
 
 use std::{collections::BTreeSet, fs, path::PathBuf};

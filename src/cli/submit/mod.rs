@@ -1,42 +1,27 @@
-//! `submit [FILE or -]`: publishes jobs, one JSON object a line.
+//! `submit [FILE or -]`: publishes jobs, one JSON object a line, or one for each row of a table.
 //!
-//! A file is read twice: every line is checked before anything is published, and if one is bad nothing is. Standard
-//! input can only be read once, so its lines are checked and published as they come, and the bad ones are left out.
+//! Here is what both have in common: flags, and what a job is checked against before it is published.
 
+mod csv;
 mod input;
+mod lines;
+mod pace;
 mod report;
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
-
-use bytes::Bytes;
-use indicatif::ProgressBar;
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-};
+use std::{num::NonZeroU32, path::PathBuf, process::ExitCode};
 
 use crate::{
-    broker::{MAX_SHORT_STRING, PublishError},
+    broker::MAX_SHORT_STRING,
     config::Settings,
     domain::{
-        AppName, Lane,
+        Lane,
         job::{Job, JobType},
     },
+    producer::Outgoing,
 };
 
-use super::{
-    args::patience,
-    context,
-    output::{note, progress, usage},
-    publish::{LanePublisher, Outgoing},
-};
-use input::{Line, Lines};
-use report::{BadLine, Phase, Report};
-
-/// Publishes that wait for their confirms at once. At 1 ms for a confirm that is far more than a broker takes.
-const WINDOW: usize = 1_024;
-/// Bytes of jobs that wait for their confirms at once: four of the longest.
-const WINDOW_BYTES: usize = 64 * 1024 * 1024;
+use super::{args::patience, output::usage};
+use pace::MAX_RATE;
 
 /// Flags of `submit`.
 #[derive(Debug, clap::Args)]
@@ -63,15 +48,27 @@ pub(super) struct Args {
     /// A queue that gets each job's events; `unread` and `history` jobs need one
     #[arg(long, value_name = "QUEUE")]
     reply_to: Option<String>,
+    /// Jobs a second at most
+    #[arg(long, value_name = "N", value_parser = rate)]
+    rate: Option<NonZeroU32>,
     /// How long a job is tried while RabbitMQ is away or takes nothing, in seconds or such as 5m
     #[arg(long, value_name = "S", default_value = "60")]
     timeout: String,
     /// A summary object on stdout, for machines
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    table: csv::Flags,
 }
 
-/// What a line is checked against.
+fn rate(text: &str) -> Result<NonZeroU32, String> {
+    text.parse()
+        .ok()
+        .filter(|rate: &NonZeroU32| rate.get() <= MAX_RATE)
+        .ok_or_else(|| format!("a number from 1 to {MAX_RATE}"))
+}
+
+/// What a job is checked against.
 struct Rules<'a> {
     settings: &'a Settings,
     args: &'a Args,
@@ -90,48 +87,13 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> anyhow::Result<Exit
         .into());
     }
     let rules = Rules { settings, args };
-    let mut report = Report::default();
-    if args.dry_run || (input::is_file(&args.file) && !args.unchecked) {
-        rules.check_all(&mut report).await?;
-        if args.dry_run || (report.is_bad() && !args.skip_bad) {
-            return report.finish(args.json, Phase::Checked);
-        }
-        // The second pass finds the same lines again.
-        report = Report::default();
+    match args.table.path(&args.file)? {
+        Some(path) => csv::run(settings, &rules, path, timeout).await,
+        None => lines::run(settings, &rules, timeout).await,
     }
-    publish_all(settings, &rules, timeout, &mut report).await?;
-    report.finish(args.json, Phase::Published)
 }
 
 impl Rules<'_> {
-    /// The job of a line, ready to publish, or what is wrong with it.
-    fn outgoing(&self, body: Bytes) -> Result<Outgoing, (String, String)> {
-        let reply_to = self.args.reply_to.clone();
-        let job = match Job::decode(&body, None) {
-            Ok(job) => job,
-            Err(_) if self.args.unchecked => {
-                let app = AppName::default_app();
-                return Ok(Outgoing {
-                    id: None,
-                    app,
-                    body,
-                    reply_to,
-                });
-            }
-            Err(error) => return Err((error.word.to_owned(), error.sentence)),
-        };
-        if !self.args.unchecked {
-            self.check(&job)?;
-        }
-        let id = Some(job.id.to_string()).filter(|id| id.len() <= MAX_SHORT_STRING);
-        Ok(Outgoing {
-            id,
-            app: job.app,
-            body,
-            reply_to,
-        })
-    }
-
     /// What the worker would refuse beyond the job itself.
     fn check(&self, job: &Job) -> Result<(), (String, String)> {
         if self.args.reply_to.is_none() && JobType::parse(job.type_name()).is_some_and(JobType::needs_reply) {
@@ -151,124 +113,11 @@ impl Rules<'_> {
         Ok(())
     }
 
-    async fn check_all(&self, report: &mut Report) -> anyhow::Result<()> {
-        let mut lines = Lines::open(&self.args.file).await?;
-        let bar = progress(lines.bytes(), "checking {bar:30} {percent}% {msg}");
-        while let Some(line) = lines.next().await? {
-            bar.set_position(lines.position());
-            match self.job_of(line) {
-                Ok(_) => report.good(),
-                Err(bad) => report.bad(bad),
-            }
-        }
-        bar.finish_and_clear();
-        Ok(())
-    }
-
-    fn job_of(&self, line: Line) -> Result<(u64, Outgoing), BadLine> {
-        let number = line.number;
-        let body = line.body.map_err(|error| BadLine::new(number, "invalid-json", error))?;
-        match self.outgoing(body) {
-            Ok(outgoing) => Ok((number, outgoing)),
-            Err((code, error)) => Err(BadLine::new(number, code, error)),
+    /// A job with the queue for its answers, where one is named.
+    fn addressed(&self, job: Outgoing) -> Outgoing {
+        match &self.args.reply_to {
+            Some(queue) => job.with_reply_to(queue),
+            None => job,
         }
     }
-}
-
-async fn publish_all(
-    settings: &Settings,
-    rules: &Rules<'_>,
-    timeout: Duration,
-    report: &mut Report,
-) -> anyhow::Result<()> {
-    let mut lines = Lines::open(&rules.args.file).await?;
-    let broker = context::broker(settings).await?;
-    let publisher = LanePublisher::new(&broker, settings, rules.args.lane, timeout);
-    let bar = progress(lines.bytes(), "publishing {bar:30} {percent}% {msg} {elapsed}");
-    let mut window = Window::new(publisher);
-    while let Some(line) = lines.next().await? {
-        bar.set_position(lines.position());
-        match rules.job_of(line) {
-            Ok((number, outgoing)) => window.publish(number, outgoing).await,
-            Err(bad) => {
-                if !input::is_file(&rules.args.file) {
-                    bar.suspend(|| note(&bad));
-                }
-                report.bad(bad);
-            }
-        }
-        window.collect(report, &bar);
-        if report.gave_up() {
-            break;
-        }
-    }
-    window.drain(report, &bar).await;
-    bar.finish_and_clear();
-    broker.close().await;
-    Ok(())
-}
-
-/// Publishes on their way.
-struct Window {
-    publisher: LanePublisher,
-    count: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
-    tasks: JoinSet<(u64, Result<(), PublishError>)>,
-}
-
-impl Window {
-    fn new(publisher: LanePublisher) -> Self {
-        Self {
-            publisher,
-            count: Arc::new(Semaphore::new(WINDOW)),
-            bytes: Arc::new(Semaphore::new(WINDOW_BYTES)),
-            tasks: JoinSet::new(),
-        }
-    }
-
-    /// Waits for room, then publishes in the background.
-    async fn publish(&mut self, number: u64, outgoing: Outgoing) {
-        let size = outgoing.body.len().clamp(1, WINDOW_BYTES) as u32;
-        let permits = (room(&self.count, 1).await, room(&self.bytes, size).await);
-        let publisher = self.publisher.clone();
-        self.tasks.spawn(async move {
-            let result = publisher.publish(outgoing).await;
-            drop(permits);
-            (number, result)
-        });
-    }
-
-    /// Takes the answers that are there.
-    fn collect(&mut self, report: &mut Report, bar: &ProgressBar) {
-        while let Some(joined) = self.tasks.try_join_next() {
-            take(joined, report, bar);
-        }
-    }
-
-    /// Waits for every answer.
-    async fn drain(&mut self, report: &mut Report, bar: &ProgressBar) {
-        while let Some(joined) = self.tasks.join_next().await {
-            take(joined, report, bar);
-        }
-    }
-}
-
-/// Room in a window; `None` if it were closed, which it never is.
-async fn room(window: &Arc<Semaphore>, permits: u32) -> Option<OwnedSemaphorePermit> {
-    Arc::clone(window).acquire_many_owned(permits).await.ok()
-}
-
-type Joined = Result<(u64, Result<(), PublishError>), tokio::task::JoinError>;
-
-fn take(joined: Joined, report: &mut Report, bar: &ProgressBar) {
-    match joined {
-        Ok((_, Ok(()))) => report.good(),
-        Ok((number, Err(error))) => report.unpublished(number, &error),
-        Err(error) => report.lost(&error),
-    }
-    bar.set_message(format!(
-        "{} jobs, {:.0}/s",
-        report.published(),
-        report.published() as f64 / bar.elapsed().as_secs_f64().max(0.1)
-    ));
 }

@@ -45,9 +45,45 @@ pub(super) struct Report {
     unpublished: u64,
     unpublished_in_a_row: u64,
     listed: Vec<BadLine>,
+    /// Only of a table.
+    rows: Option<Rows>,
+}
+
+/// What is counted of a table while its rows are checked.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Rows {
+    /// Rows that aren't blank.
+    #[serde(rename = "rows")]
+    pub(super) total: u64,
+    /// Rows that make the same job as an earlier one, and are left out.
+    pub(super) repeats: u64,
+    /// Recipients of the good rows, each counted once.
+    pub(super) recipients: u64,
+    /// Those of them that more than one row names.
+    pub(super) recipients_repeated: u64,
+    /// Rows, from the first on, that an earlier run has published.
+    pub(super) published_before: u64,
 }
 
 impl Report {
+    /// For a table.
+    pub(super) fn of_rows() -> Self {
+        Self {
+            rows: Some(Rows::default()),
+            ..Self::default()
+        }
+    }
+
+    /// What is counted of a table.
+    pub(super) fn rows(&mut self) -> &mut Rows {
+        self.rows.get_or_insert_default()
+    }
+
+    /// After the check: from here on the good ones are those that were published.
+    pub(super) const fn forget_good(&mut self) {
+        self.good = 0;
+    }
+
     /// A good line, checked or published.
     pub(super) const fn good(&mut self) {
         self.good += 1;
@@ -68,11 +104,6 @@ impl Report {
             "not-published"
         };
         self.list(BadLine::new(number, code, error.to_string()));
-    }
-
-    pub(super) fn lost(&mut self, error: &tokio::task::JoinError) {
-        self.unpublished += 1;
-        note(format_args!("error: a job was not published: {error}"));
     }
 
     fn list(&mut self, line: BadLine) {
@@ -107,10 +138,14 @@ impl Report {
         }
         note(self.summary(phase));
         if json {
-            print_json(&serde_json::json!({
+            let mut summary = serde_json::json!({
                 "published": if phase == Phase::Published { self.good } else { 0 },
                 "good": self.good, "bad": self.bad, "not_published": self.unpublished, "lines": self.listed,
-            }))?;
+            });
+            if let Some(rows) = &self.rows {
+                summary["table"] = serde_json::to_value(rows)?;
+            }
+            print_json(&summary)?;
         }
         Ok(if faults > 0 {
             ExitCode::FAILURE
@@ -126,14 +161,21 @@ impl Report {
             } else {
                 ""
             };
-            return format!(
-                "{} good lines, {} bad; nothing was published{hint}",
-                self.good, self.bad
-            );
+            let checked = match &self.rows {
+                None => format!("{} good lines, {} bad", self.good, self.bad),
+                Some(rows) => format!("{} rows: {} good, {} bad{rows}", rows.total, self.good, self.bad),
+            };
+            return format!("{checked}; nothing was published{hint}");
         }
-        let bad = match self.bad {
+        let bad = match (self.bad, &self.rows) {
+            (0, _) => String::new(),
+            (bad, None) => format!(", {bad} bad lines left out"),
+            (bad, Some(_)) => format!(", {bad} bad rows left out"),
+        };
+        let repeats = self.rows.as_ref().map_or(0, |rows| rows.repeats);
+        let repeats = match repeats {
             0 => String::new(),
-            bad => format!(", {bad} bad lines left out"),
+            repeats => format!(", {repeats} rows that repeat another left out"),
         };
         let rest = if self.gave_up() { " and the rest not tried" } else { "" };
         let unpublished = match self.unpublished {
@@ -142,7 +184,24 @@ impl Report {
                 ", {count} not published{rest}; submit the same again: jobs that were published are not sent twice"
             ),
         };
-        format!("{} jobs published{bad}{unpublished}", self.good)
+        format!("{} jobs published{bad}{repeats}{unpublished}", self.good)
+    }
+}
+
+/// Behind the numbers of good and bad rows.
+impl fmt::Display for Rows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.repeats > 0 {
+            write!(f, ", {} that repeat another and are left out", self.repeats)?;
+        }
+        write!(f, "; {} recipients", self.recipients)?;
+        if self.recipients_repeated > 0 {
+            write!(f, ", {} of them in more than one row", self.recipients_repeated)?;
+        }
+        if self.published_before > 0 {
+            write!(f, "; {} rows were published before", self.published_before)?;
+        }
+        Ok(())
     }
 }
 

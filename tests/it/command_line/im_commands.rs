@@ -62,7 +62,29 @@ async fn check_holds_with_everything_there_and_tells_a_wrong_key() {
     assert_eq!(run(&world, &["migrate"]).await.0, 0);
     let (code, stdout, stderr) = run(&world, &["check"]).await;
     assert_eq!(code, 0, "{stdout}{stderr}");
-    assert!(stdout.contains("accepts the UserSig"), "{stdout}");
+    for what in [
+        "config",
+        "postgres",
+        "migrations",
+        "rabbitmq",
+        "topology",
+        "accepts the UserSig",
+    ] {
+        assert!(stdout.contains(what), "{what}: {stdout}");
+    }
+    // An address that a worker would not get.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    world.set("IM_DISPATCHER_HTTP_ADDR", taken.local_addr().unwrap().to_string());
+    let (code, stdout, _) = run(&world, &["check"]).await;
+    assert_eq!(code, 0, "it may be a worker's: {stdout}");
+    assert!(stdout.contains("is in use"), "{stdout}");
+    world
+        .set("IM_DISPATCHER_HTTP_ADDR", "192.0.2.1:80")
+        .set("IM_DISPATCHER_ADMIN_TOKEN", "t");
+    let (code, stdout, _) = run(&world, &["check"]).await;
+    assert_eq!(code, 1);
+    assert!(stdout.contains("listen on 192.0.2.1:80"), "{stdout}");
+    world.set("IM_DISPATCHER_HTTP_ADDR", "");
     world.set("IM_SECRET_KEY", "another-key");
     let (code, stdout, _) = run(&world, &["check"]).await;
     assert_eq!(code, 1);

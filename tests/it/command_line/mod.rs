@@ -5,6 +5,7 @@ mod im_commands;
 mod secrecy;
 mod settings;
 mod submit;
+mod submit_csv;
 
 use std::{process::Output, time::Duration};
 

@@ -15,7 +15,7 @@ mod world;
 pub(crate) use broker::{Letter, TestBroker};
 pub(crate) use database::TestDatabase;
 pub(crate) use net::free_port;
-pub(crate) use process::Process;
+pub(crate) use process::{Process, binary};
 pub(crate) use relay::Relay;
 pub(crate) use services::Services;
 pub(crate) use wait::eventually;
