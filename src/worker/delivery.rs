@@ -77,15 +77,12 @@ pub(super) async fn handle(ctx: Arc<Context>, delivery: Delivery) {
     let span = ctx
         .traces
         .delivery(&delivery.queue, delivery.lane, |name| delivery.properties.header(name));
-    let work = span.within(route(&ctx, &delivery));
-    let (verdict, job) = match AssertUnwindSafe(work).catch_unwind().await {
-        Ok((verdict, job)) => (verdict, job),
-        Err(_) => {
-            ctx.metrics.operation(Operation::Panic);
-            let sentence = "the dispatcher failed on this job: see its log for a panic";
-            (Verdict::DeadLetter(Fault::new(INTERNAL, sentence)), None)
-        }
-    };
+    let work = span.within(|| route(&ctx, &delivery));
+    let (verdict, job) = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        ctx.metrics.operation(Operation::Panic);
+        let sentence = "the dispatcher failed on this job: see its log for a panic";
+        (Verdict::DeadLetter(Fault::new(INTERNAL, sentence)), None)
+    });
     if let Some(job) = &job {
         span.describe(|| described(job));
     }

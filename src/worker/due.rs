@@ -281,11 +281,8 @@ async fn poison(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), Halt> {
     }
 }
 
-/// A row's span, in the trace of its job.
+/// A row's span, in the trace of its job; only where there are traces.
 async fn span(ctx: &Context, unit: &WorkUnit) -> Active {
-    if !ctx.traces.is_on() {
-        return Active::default();
-    }
     let properties = match ctx.cache.get(&unit.job) {
         Some(loaded) => Some(loaded.properties.clone()),
         // A revoke job's target has none of its own here: then it begins a trace.
@@ -300,8 +297,12 @@ async fn span(ctx: &Context, unit: &WorkUnit) -> Active {
 }
 
 async fn guard(ctx: &Context, unit: &WorkUnit, work: impl Future<Output = Result<(), Halt>>) {
-    let span = span(ctx, unit).await;
-    let work = span.within(work);
+    let span = if ctx.traces.is_on() {
+        Box::pin(span(ctx, unit)).await
+    } else {
+        Active::default()
+    };
+    let work = span.within(|| work);
     match AssertUnwindSafe(work).catch_unwind().await {
         Ok(Ok(()) | Err(Halt::Stopping)) => {}
         Ok(Err(Halt::Store(error))) => {

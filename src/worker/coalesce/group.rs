@@ -157,7 +157,7 @@ async fn form(
         let links = called.iter().filter_map(|called| called.span.clone());
         let span = ctx.traces.shared_call(app.name.as_str(), links);
         let call = ctx.call(errand, slot, deadline, || app.client.batch_send(body, Some(deadline)));
-        let result = span.within(call).await;
+        let result = span.within(|| call).await;
         drop(span);
         fault::point("group.call.after").await;
         answer(called, result);
