@@ -130,7 +130,7 @@ async fn work_that_is_due_and_waits_for_nothing_but_room_has_an_age_and_what_a_p
     assert!(world.cli(&["pause", "--lane", "bulk"]).await.status.success());
     eventually(LONG, "a paused lane isn't late", || async {
         let paused = worker.metric("im_dispatcher_lane_paused{lane=\"bulk\"}").await?;
-        (paused == 1.0 && worker.metric(series).await? == 0.0).then_some(())
+        (paused > 0.0 && worker.metric(series).await? <= 0.0).then_some(())
     })
     .await;
 }
