@@ -28,6 +28,14 @@ sqlx-prepare:
 sqlx-check:
     scripts/sqlx-prepare.sh --check
 
+# What the tools of others say of deploy/ and the compose file.
+check-deploy:
+    scripts/check-deploy.sh
+
+# The Debian package.
+package:
+    scripts/package.sh
+
 deny:
     cargo deny check bans licenses sources
 

@@ -28,7 +28,7 @@ use crate::{
     http::{HealthSource, HttpState, Letters, Readiness, RevokeError, Revoker, Server, Tokens},
     im::{ClientOptions, ImApp, ImClient},
     store::{NewRevocation, RevocationAdded, Store, StoreOptions, WorkerRun},
-    telemetry::Metrics,
+    telemetry::{Metrics, Traces},
     worker::{Context, LanePolicies, Parts, StoreLedger, Worker, announce_windows},
 };
 
@@ -50,6 +50,7 @@ pub async fn run_worker(
     watch_signals(draining.clone(), stopping.clone())?;
     let mut hangups = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
     let metrics = Arc::new(Metrics::new());
+    let (traces, export) = Traces::start(&settings.otel, &settings.namespace)?;
     let database = StoreOptions::for_worker(settings.require_database()?.clone());
     let store = Store::new(&database)?;
     let http = settings.require_http()?;
@@ -112,6 +113,7 @@ pub async fn run_worker(
         limits,
         policies,
         metrics,
+        traces,
         draining: draining.clone(),
         stopping: stopping.clone(),
         run,
@@ -134,6 +136,9 @@ pub async fn run_worker(
         tracing::warn!(%error, "the reports of this worker ended badly");
     }
     http_store.close().await;
+    if let Some(export) = export {
+        export.end().await;
+    }
     if finished {
         tracing::info!("drained");
     } else {
@@ -511,6 +516,14 @@ impl HealthSource for Health {
             reasons,
             notes,
         }
+    }
+
+    fn dependencies(&self) -> Vec<(&'static str, bool)> {
+        let away = self.context.get().is_some_and(|context| context.database_is_away());
+        vec![
+            ("postgres", self.migrated.load(Ordering::Relaxed) && !away),
+            ("rabbitmq", self.broker.is_connected()),
+        ]
     }
 }
 

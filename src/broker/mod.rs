@@ -129,6 +129,11 @@ impl Broker {
         self.shared().readiness()
     }
 
+    /// Whether its connections are up, whatever else may be missing.
+    pub fn is_connected(&self) -> bool {
+        self.shared().is_connected()
+    }
+
     /// What was counted since the start.
     pub fn stats(&self) -> Arc<BrokerStats> {
         Arc::clone(&self.shared().stats)

@@ -53,6 +53,8 @@ pub struct Delivery {
     pub properties: Properties,
     /// The broker's flag: it was handed over before, to whomever. No count.
     pub redelivered: bool,
+    /// When it came, by this process's monotonic clock.
+    pub received_at: std::time::Instant,
     /// How often it came back to its queue before, as quorum queues count (`x-delivery-count`); `None` the first time.
     pub delivery_count: Option<u64>,
     ticket: Option<Ticket>,
@@ -109,6 +111,7 @@ impl Delivery {
             body: Bytes::from(delivery.data),
             properties,
             redelivered: delivery.redelivered,
+            received_at: std::time::Instant::now(),
             delivery_count,
             ticket: Some(Ticket {
                 acker: delivery.acker,

@@ -198,6 +198,11 @@ impl Shared {
         })
     }
 
+    pub(super) fn is_connected(&self) -> bool {
+        let state = self.state.lock();
+        state.publish.link.is_some() && (!self.options.consume || state.consume.link.is_some())
+    }
+
     pub(super) fn readiness(&self) -> BrokerReadiness {
         let intake = *self.intake.borrow();
         let blocked = self.publishing.borrow().blocked.clone();

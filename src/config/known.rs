@@ -96,6 +96,9 @@ pub(super) const SETTINGS: &[Known] = &[
     plain("retention.messages"),
     short("log.format", "IM_DISPATCHER_LOG_FORMAT"),
     short("log.filter", "RUST_LOG"),
+    short("otel.endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    short("otel.service_name", "OTEL_SERVICE_NAME"),
+    plain("otel.sample"),
 ];
 
 /// The settings of each app, after `apps.NAME.`.

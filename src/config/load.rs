@@ -13,8 +13,9 @@ use crate::domain::{AccountId, AppName, Command, Lane, SdkAppId, split_urls};
 
 use super::{
     AppLimits, AppSettings, BudgetSettings, ConfigError, DeadLetterSettings, Environment, HttpSettings, ImSettings,
-    LaneSettings, LogFormat, LogSettings, Origin, ReconcileSettings, RetentionSettings, RetrySettings, Settings,
-    WindowMode, WorkerSettings, environment::CONFIG_VARIABLE, known::limit_path, layers::Layers, values::Setting,
+    LaneSettings, LogFormat, LogSettings, Origin, OtelSettings, ReconcileSettings, RetentionSettings, RetrySettings,
+    Settings, WindowMode, WorkerSettings, environment::CONFIG_VARIABLE, known::limit_path, layers::Layers,
+    values::Setting,
 };
 
 mod policy;
@@ -136,6 +137,7 @@ impl Settings {
             },
             retention: retention(&layers)?,
             log: log(&layers)?,
+            otel: otel(&layers)?,
             incomplete,
             http_error,
             database_error,
@@ -322,6 +324,27 @@ fn log(layers: &Layers) -> Result<LogSettings, ConfigError> {
                 tracing_subscriber::EnvFilter::builder().parse(text).ok()?;
                 Some(text.to_owned())
             })?,
+    })
+}
+
+fn otel(layers: &Layers) -> Result<OtelSettings, ConfigError> {
+    Ok(OtelSettings {
+        endpoint: layers
+            .setting("otel.endpoint")
+            .map(|setting| {
+                setting.parse(
+                    "the http:// or https:// address of a collector, such as http://127.0.0.1:4318",
+                    |text| {
+                        let url = Url::parse(text).ok()?;
+                        (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(url)
+                    },
+                )
+            })
+            .transpose()?,
+        service_name: layers
+            .defaulted("otel.service_name")?
+            .parse("a name", |text| (!text.is_empty()).then(|| text.to_owned()))?,
+        sample: layers.defaulted("otel.sample")?.number(0.0, 1.0)?,
     })
 }
 

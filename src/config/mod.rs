@@ -20,7 +20,8 @@ pub use load::{FlagValue, LoadOptions};
 pub use origin::Origin;
 pub use settings::{
     AppLimits, AppSettings, BudgetSettings, DeadLetterSettings, HttpSettings, ImSettings, LaneSettings, LogFormat,
-    LogSettings, ReconcileSettings, RetentionSettings, RetrySettings, Settings, WindowMode, WorkerSettings,
+    LogSettings, OtelSettings, ReconcileSettings, RetentionSettings, RetrySettings, Settings, WindowMode,
+    WorkerSettings,
 };
 pub use show::{EffectiveSetting, HIDDEN, mask_url};
 

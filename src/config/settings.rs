@@ -40,6 +40,8 @@ pub struct Settings {
     pub retention: RetentionSettings,
     /// Logging.
     pub log: LogSettings,
+    /// Traces.
+    pub otel: OtelSettings,
     /// Apps that are mentioned but not complete, with what is missing.
     pub(super) incomplete: BTreeMap<AppName, ConfigError>,
     /// Why the HTTP server can't be started.
@@ -210,6 +212,17 @@ pub struct LogSettings {
     pub filter: String,
     /// Whether someone chose the filter.
     pub filter_is_set: bool,
+}
+
+/// Traces by OpenTelemetry.
+#[derive(Debug, Clone)]
+pub struct OtelSettings {
+    /// The collector's base address; `None`: no traces.
+    pub endpoint: Option<Url>,
+    /// `service.name` of every span.
+    pub service_name: String,
+    /// The share of traces that are exported, of those that no producer began: 0 to 1.
+    pub sample: f64,
 }
 
 /// How a log line is written.

@@ -127,6 +127,10 @@ async fn in_time(patience: Duration, request: Request, next: Next) -> Result<Res
 }
 
 async fn metrics(State(state): State<HttpState>) -> Result<impl IntoResponse, ApiError> {
+    state.metrics.set_ready(state.health.readiness().ready);
+    for (dependency, ready) in state.health.dependencies() {
+        state.metrics.set_dependency_ready(dependency, ready);
+    }
     let text = state.metrics.encode().map_err(|_| ApiError::Internal)?;
     let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(CONTENT_TYPE, content_type)], text))

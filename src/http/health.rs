@@ -20,6 +20,9 @@ pub struct Readiness {
 pub trait HealthSource: Send + Sync {
     /// The state now.
     fn readiness(&self) -> Readiness;
+
+    /// The services that the worker needs, by name, and whether each is there; for the metrics.
+    fn dependencies(&self) -> Vec<(&'static str, bool)>;
 }
 
 /// `GET /healthz`: the process lives and its runtime turns.
@@ -30,7 +33,6 @@ pub(super) async fn healthz() -> &'static str {
 /// `GET /readyz`.
 pub(super) async fn readyz(State(state): State<HttpState>) -> impl IntoResponse {
     let readiness = state.health.readiness();
-    state.metrics.set_ready(readiness.ready);
     if readiness.ready {
         (StatusCode::OK, Json(json!({"ready": true, "notes": readiness.notes})))
     } else {

@@ -31,6 +31,10 @@ impl HealthSource for Health {
     fn readiness(&self) -> Readiness {
         self.0.lock().clone()
     }
+
+    fn dependencies(&self) -> Vec<(&'static str, bool)> {
+        vec![("postgres", self.0.lock().ready), ("rabbitmq", true)]
+    }
 }
 
 /// Remembers what it was asked to revoke.
@@ -149,10 +153,17 @@ async fn health_is_told_by_status_with_reasons_and_notes(pool: PgPool) {
         .text()
         .await
         .unwrap();
-    assert!(
-        text.contains("im_dispatcher_ready 1") && text.ends_with("# EOF\n"),
-        "{text}"
-    );
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    for line in [
+        "im_dispatcher_ready 1\n",
+        "im_dispatcher_dependency_ready{dependency=\"postgres\"} 1\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    // Nobody asked /readyz meanwhile.
+    server.ready(false);
+    let text = server.request("GET", "/metrics").send().await.unwrap();
+    assert!(text.text().await.unwrap().contains("im_dispatcher_ready 0\n"));
 }
 
 #[sqlx::test]

@@ -80,7 +80,7 @@ pub use sent::SentOutcome;
 pub use singles::{FinalSingle, SingleClaim};
 pub use status::{After, DEFAULT_PAGE, MessagePage};
 pub use verify::{PendingCounts, ScopeRecord, Stranded, VerifyScope, VerifyWalk};
-pub use waiting::{DoubtRow, DueCount, WaitingRow};
+pub use waiting::{DoubtRow, DueCount, OldestDue, WaitingRow};
 pub use windows::Opening;
 pub use work::{Backlog, Room, StoredJob, WorkKind, WorkUnit};
 pub use workers::{WorkerIdentity, WorkerRow};

@@ -3,11 +3,13 @@
 //! `work` may hold millions of rows, so nothing here reads all of them: every count is a range of `work_due` and stops at
 //! [`MOST_COUNTED`].
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
 use super::{Store, StoreError};
-use crate::domain::{Command, Lane};
+use crate::domain::{AppName, Command, Lane, pause::Pauses};
 
 /// Where counts stop.
 const MOST_COUNTED: i64 = 10_000;
@@ -27,6 +29,29 @@ pub struct DueCount {
     pub rows: i64,
     /// When the first of them is due.
     pub first: Option<DateTime<Utc>>,
+}
+
+/// The oldest row of one command, app and lane that is due and that nobody has in hand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldestDue {
+    /// The command of the next step.
+    pub command: Option<Command>,
+    /// The app.
+    pub app: String,
+    /// The lane.
+    pub lane: Lane,
+    /// How long it has been due.
+    pub age: Duration,
+}
+
+impl OldestDue {
+    /// Whether it waits since its lane or its app is paused. What a paused group holds isn't among the oldest.
+    pub fn is_stopped_by(&self, pauses: &Pauses) -> bool {
+        match (self.command, AppName::parse(&self.app)) {
+            (Some(command), Ok(app)) => pauses.stops(command, self.lane, &app, None),
+            _ => false,
+        }
+    }
 }
 
 /// A row of work that waits for its time.
@@ -121,6 +146,38 @@ impl Store {
             first: row.first,
         });
         Ok(counts.collect())
+    }
+
+    /// Since when the oldest due row of each command, app and lane waits: one look into the index for each.
+    pub async fn oldest_due(&self) -> Result<Vec<OldestDue>, StoreError> {
+        let rows = sqlx::query!(
+            r#"
+            WITH RECURSIVE keys AS (
+                (SELECT command, app, lane FROM work ORDER BY command, app, lane LIMIT 1)
+                UNION ALL
+                SELECT n.command, n.app, n.lane FROM keys k CROSS JOIN LATERAL (
+                    SELECT command, app, lane FROM work WHERE (command, app, lane) > (k.command, k.app, k.lane)
+                    ORDER BY command, app, lane LIMIT 1) n
+            )
+            SELECT k.command AS "command!", k.app AS "app!", k.lane AS "lane!",
+                   (extract(epoch FROM clock_timestamp() - w.due_at) * 1000)::bigint AS "age!"
+            FROM keys k CROSS JOIN LATERAL (
+                SELECT due_at FROM work w
+                WHERE w.command = k.command AND w.app = k.app AND w.lane = k.lane
+                  AND w.due_at <= now() AND w.lease IS NULL AND NOT w.parked
+                ORDER BY due_at LIMIT 1) w
+            "#
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(|error| StoreError::query("read since when work is due", error))?;
+        let oldest = rows.into_iter().map(|row| OldestDue {
+            command: Command::from_index(row.command),
+            app: row.app,
+            lane: Lane::from_index(row.lane),
+            age: Duration::from_millis(row.age.max(0) as u64),
+        });
+        Ok(oldest.collect())
     }
 
     /// Rows that a paused group holds back, 10,000 at most.

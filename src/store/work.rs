@@ -240,7 +240,7 @@ impl Store {
         }))
     }
 
-    /// Rows of `work` and of the outbox that are past due by more than a second, and the oldest's age in seconds.
+    /// Counts of `work` and of the outbox.
     pub async fn backlog(&self) -> Result<Backlog, StoreError> {
         let row = sqlx::query!(
             r#"

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, HashSet},
     fmt::Debug,
     hash::Hash,
+    sync::atomic::Ordering,
 };
 
 use parking_lot::Mutex;
@@ -45,6 +46,13 @@ impl Fixed {
     pub(super) fn add(&self, index: usize, count: u64) {
         if let Some(counter) = self.0.get(index) {
             counter.inc_by(count);
+        }
+    }
+
+    /// Shows what another counter has come to, which only grows.
+    pub(super) fn set(&self, index: usize, count: u64) {
+        if let Some(counter) = self.0.get(index) {
+            counter.inner().store(count, Ordering::Relaxed);
         }
     }
 

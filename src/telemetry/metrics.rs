@@ -2,10 +2,11 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicI64, Ordering},
+    sync::atomic::{AtomicI64, AtomicU64, Ordering},
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use prometheus_client::{
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
     registry::{Registry, Unit},
@@ -14,6 +15,7 @@ use prometheus_client::{
 use crate::domain::{Command, ErrorClass, Lane, event::Outcome, job::JobType};
 
 use super::{
+    broker_metrics::BrokerMetrics,
     budget_metrics::{BudgetMetrics, BudgetReading},
     labels::{Fixed, Open},
 };
@@ -32,6 +34,9 @@ const SECONDS: [f64; 14] = [
 const LONG_SECONDS: [f64; 14] = [
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 1800.0, 7200.0,
 ];
+
+/// Members of a shared call: from two to the 500 that one call takes.
+const MEMBERS: [f64; 8] = [2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0];
 
 /// How a call ended, as the label `class`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,26 +68,8 @@ macro_rules! labels {
 }
 
 labels!(
-    /// What became of a delivery.
-    Settlement {
-        /// Acknowledged, and the broker was told.
-        Acked = "acked",
-        /// The channel was gone: it will be delivered again.
-        Stale = "stale",
-        /// Given back without an ack.
-        Returned = "returned",
-        /// Published to the dead queue, then acknowledged.
-        DeadLettered = "dead_lettered",
-    }
-);
-
-labels!(
     /// What happens now and then and deserves a count, as the label `operation`.
     Operation {
-        /// A connection to RabbitMQ was made again.
-        BrokerReconnect = "broker_reconnect",
-        /// A publish was refused or returned by the broker.
-        PublishRefused = "publish_refused",
         /// A statement was repeated after a deadlock, a time-out or a lost connection.
         StatementRetry = "statement_retry",
         /// A call's answer was lost: the message is in doubt.
@@ -93,14 +80,12 @@ labels!(
         ReconcileAbsent = "reconcile_absent",
         /// Reconciliation can't tell.
         ReconcileUnknown = "reconcile_unknown",
-        /// A slot was due too late to be used, and forfeited.
+        /// A slot came too late to be used, and was forfeited.
         SlotForfeited = "slot_forfeited",
         /// A claim was made too long ago to call: the job was given back.
         ClaimTooLate = "claim_too_late",
-        /// A job was taken over from a worker that died.
-        Takeover = "takeover",
-        /// A second MsgKey for one message.
-        SentTwice = "sent_twice",
+        /// An answer came after its claim had been replaced: its MsgKey is kept as a further one.
+        LateKey = "late_key",
         /// A job's code panicked.
         Panic = "panic",
     }
@@ -113,7 +98,7 @@ pub struct Metrics {
     pub(super) attempts: Fixed,
     pub(super) messages: Fixed,
     pub(super) deliveries: Fixed,
-    settled: Fixed,
+    broker: BrokerMetrics,
     operations: Fixed,
     throttled: Fixed,
     pub(super) error_codes: Open,
@@ -121,16 +106,20 @@ pub struct Metrics {
     budget_wait: Vec<Histogram>,
     call_seconds: Vec<Histogram>,
     publish_to_record: Vec<Histogram>,
+    shared_calls: Histogram,
     in_flight: Gauge,
     budget: BudgetMetrics,
     queue_depth: Family<[(&'static str, String); 1], Gauge>,
     work: Family<[(&'static str, String); 1], Gauge>,
     outbox: Gauge,
     doubts: Gauge,
-    past_due_seconds: Gauge,
+    past_due_seconds: Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>,
+    queue_wait_seconds: Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>,
+    lane_paused: Family<[(&'static str, String); 1], Gauge>,
     app_paused: Family<[(&'static str, String); 1], Gauge>,
     circuit_open: Family<[(&'static str, String); 1], Gauge>,
     ready: Gauge,
+    dependency_ready: Family<[(&'static str, String); 1], Gauge>,
     events: Counter,
     /// By lane: when the job that came last was published, in milliseconds since 1970; 0: not known.
     pub(super) head_published_at: [AtomicI64; 3],
@@ -198,14 +187,7 @@ impl Metrics {
                     ["false", "true"].map(|redelivered| [("lane", lane.as_str()), ("redelivered", redelivered)])
                 }),
             ),
-            settled: Fixed::register(
-                r,
-                "deliveries_settled",
-                "What became of deliveries",
-                Settlement::ALL
-                    .iter()
-                    .map(|settlement| [("settlement", settlement.as_str())]),
-            ),
+            broker: BrokerMetrics::register(r),
             operations: Fixed::register(
                 r,
                 "operations",
@@ -246,25 +228,35 @@ impl Metrics {
             publish_to_record: by_lane(
                 r,
                 "publish_to_record",
-                "From a job's timestamp or delivery to its committed outcome",
+                "From a job's publish to the record of its success, where nothing asked to wait",
                 &LONG_SECONDS,
             ),
+            shared_calls: {
+                let histogram = Histogram::new(MEMBERS);
+                r.register(
+                    "shared_call_members",
+                    "Sends that shared one batch call (coalesce), for each such call",
+                    histogram.clone(),
+                );
+                histogram
+            },
             in_flight: gauge(r, "calls_in_flight", "HTTP calls in flight"),
             budget: BudgetMetrics::register(r),
             queue_depth: labelled_gauge(r, "queue_depth", "Messages that are ready in a queue"),
             work: labelled_gauge(r, "work_rows", "What the table owns and has still to do, by kind"),
             outbox: gauge(r, "outbox_rows", "Events and dead letters that wait to be published"),
             doubts: gauge(r, "doubts", "Messages in doubt, which reconciliation looks after"),
-            past_due_seconds: {
-                let gauge = Gauge::default();
-                r.register_with_unit(
-                    "past_due",
-                    "Age of the oldest due work of the table",
-                    Unit::Seconds,
-                    gauge.clone(),
-                );
-                gauge
-            },
+            past_due_seconds: seconds_by_lane(
+                r,
+                "past_due",
+                "Age of the oldest due work of the table that nothing but room holds up; 0: none",
+            ),
+            queue_wait_seconds: seconds_by_lane(
+                r,
+                "queue_wait",
+                "Age of the job that came last from a lane's queues while more wait there; 0: none, or not known",
+            ),
+            lane_paused: labelled_gauge(r, "lane_paused", "1 while an operator has paused a lane"),
             app_paused: labelled_gauge(
                 r,
                 "app_paused",
@@ -276,6 +268,11 @@ impl Metrics {
                 "1 while an app's calls wait for a probe: its service is away or ill, or refuses its credentials",
             ),
             ready: gauge(r, "ready", "1 while /readyz says so"),
+            dependency_ready: labelled_gauge(
+                r,
+                "dependency_ready",
+                "1 while a service that the worker needs is there",
+            ),
             events: {
                 let counter = Counter::default();
                 r.register("events", "Outcome events that RabbitMQ confirmed", counter.clone());
@@ -324,9 +321,9 @@ impl Metrics {
         }
     }
 
-    /// Counts what became of deliveries.
-    pub fn settled(&self, settlement: Settlement, count: u64) {
-        self.settled.add(settlement as usize, count);
+    /// Shows what the broker layer has counted since the start, each counter by its name.
+    pub fn set_broker(&self, counted: &[(&'static str, u64)]) {
+        self.broker.set(counted);
     }
 
     /// Counts something that happens now and then.
@@ -357,6 +354,11 @@ impl Metrics {
     /// Observes a job from its publish to its record.
     pub fn publish_to_record(&self, lane: Lane, took: Duration) {
         self.publish_to_record[lane.index()].observe(took.as_secs_f64());
+    }
+
+    /// Observes a call that so many sends shared.
+    pub fn shared_call(&self, members: usize) {
+        self.shared_calls.observe(members as f64);
     }
 
     /// Counts a call as in flight until the guard is dropped.
@@ -399,9 +401,31 @@ impl Metrics {
         self.doubts.set(count as i64);
     }
 
-    /// Sets the age of the oldest due work.
-    pub fn set_past_due(&self, age: Duration) {
-        self.past_due_seconds.set(age.as_secs() as i64);
+    /// Sets the age of a lane's oldest due work.
+    pub fn set_past_due(&self, lane: Lane, age: Duration) {
+        self.past_due_seconds
+            .get_or_create_owned(&[("lane", lane.as_str())])
+            .set(age.as_secs_f64());
+    }
+
+    /// Sets how many jobs of a lane are ready in its queues, from which the age of the oldest follows: it was published at
+    /// about the time of the one that came last.
+    pub fn set_lane_ready(&self, lane: Lane, ready: u64, now: DateTime<Utc>) {
+        let published = self.head_published_at[lane.index()].load(Ordering::Relaxed);
+        let millis = match (ready, published) {
+            (0, _) | (_, 0) => 0,
+            _ => now.timestamp_millis().saturating_sub(published).max(0),
+        };
+        self.queue_wait_seconds
+            .get_or_create_owned(&[("lane", lane.as_str())])
+            .set(millis as f64 / 1_000.0);
+    }
+
+    /// Sets whether an operator has paused a lane.
+    pub fn set_lane_paused(&self, lane: Lane, paused: bool) {
+        self.lane_paused
+            .get_or_create_owned(&[("lane", lane.to_string())])
+            .set(i64::from(paused));
     }
 
     /// Sets whether an app is paused.
@@ -421,6 +445,13 @@ impl Metrics {
     /// Sets whether the worker is ready.
     pub fn set_ready(&self, ready: bool) {
         self.ready.set(i64::from(ready));
+    }
+
+    /// Sets whether a service that the worker needs is there.
+    pub fn set_dependency_ready(&self, dependency: &'static str, ready: bool) {
+        self.dependency_ready
+            .get_or_create_owned(&[("dependency", dependency.to_owned())])
+            .set(i64::from(ready));
     }
 
     /// The `OpenMetrics` text of every family.
@@ -451,6 +482,20 @@ fn gauge(registry: &mut Registry, name: &str, help: &str) -> Gauge {
 fn labelled_gauge(registry: &mut Registry, name: &str, help: &str) -> Family<[(&'static str, String); 1], Gauge> {
     let family = Family::default();
     registry.register(name, help, family.clone());
+    family
+}
+
+/// A gauge in seconds for each lane, at 0.
+fn seconds_by_lane(
+    registry: &mut Registry,
+    name: &str,
+    help: &str,
+) -> Family<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>> {
+    let family = Family::<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>::default();
+    registry.register_with_unit(name, help, Unit::Seconds, family.clone());
+    for lane in Lane::ALL {
+        drop(family.get_or_create_owned(&[("lane", lane.as_str())]));
+    }
     family
 }
 
@@ -553,6 +598,39 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_waits_as_long_as_the_job_that_came_last_while_more_wait() {
+        let metrics = Metrics::new();
+        let now = DateTime::from_timestamp(1_030, 0).unwrap();
+        let shown = |lane| format!("im_dispatcher_queue_wait_seconds{{lane=\"{lane}\"}} ");
+        metrics.published(Lane::Bulk, Some(1_000));
+        metrics.set_lane_ready(Lane::Bulk, 7, now);
+        metrics.set_lane_ready(Lane::Normal, 7, now);
+        let text = metrics.encode().unwrap();
+        assert!(text.contains(&(shown("bulk") + "30.0")), "{text}");
+        assert!(
+            text.contains(&(shown("normal") + "0.0")),
+            "nothing has come yet: {text}"
+        );
+        metrics.set_lane_ready(Lane::Bulk, 0, now);
+        assert!(metrics.encode().unwrap().contains(&(shown("bulk") + "0.0")));
+    }
+
+    #[test]
+    fn what_the_broker_layer_counted_is_shown_under_its_own_names() {
+        let metrics = Metrics::new();
+        metrics.set_broker(&[("acked", 5), ("reconnects", 2), ("unroutable", 1), ("ack_frames", 9)]);
+        let text = metrics.encode().unwrap();
+        for line in [
+            "im_dispatcher_deliveries_settled_total{settlement=\"acked\"} 5",
+            "im_dispatcher_broker_recoveries_total{what=\"connection\"} 2",
+            "im_dispatcher_publishes_total{result=\"unroutable\"} 1",
+            "im_dispatcher_publishes_total{result=\"confirmed\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
     fn durations_are_histograms_in_seconds() {
         let metrics = Metrics::new();
         metrics.budget_wait(Lane::High, Duration::from_millis(3));
@@ -567,6 +645,7 @@ mod tests {
         ] {
             assert!(text.contains(&format!("# TYPE im_dispatcher_{name}")), "{name}");
         }
+        assert!(text.contains("im_dispatcher_past_due_seconds{lane=\"bulk\"} 0.0"));
         assert!(text.contains("im_dispatcher_publish_to_record_seconds_bucket{le=\"60.0\",lane=\"bulk\"} 1"));
     }
 }

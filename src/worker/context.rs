@@ -37,7 +37,7 @@ use crate::{
         ClaimVerdict, NewClaim, OutboxEvent, Recorded, RepeatRule, RevokeOutcome, SentOutcome, Store, StoreError,
         WorkerRun,
     },
-    telemetry::{Metrics, Verdict as CallVerdict},
+    telemetry::{Metrics, Operation, Traces, Verdict as CallVerdict},
 };
 
 /// How long a delivery, or a row of work, waits for a slot before it goes (back) to the table: nothing is held unacked
@@ -186,6 +186,7 @@ pub(crate) struct Context {
     pub(super) coalescer: Coalescer,
     pub(super) events: Events,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) traces: Traces,
     /// Something is due, or will be soon.
     pub(super) due: Notify,
     /// Something is in the outbox.
@@ -220,6 +221,7 @@ pub(crate) struct Parts {
     /// Windows and caps of the lanes; they may change at any time.
     pub(crate) policies: LanePolicies,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) traces: Traces,
     pub(crate) draining: CancellationToken,
     pub(crate) stopping: CancellationToken,
     pub(crate) run: WorkerRun,
@@ -300,6 +302,7 @@ impl Context {
             cache: JobCache::default(),
             coalescer: Coalescer::default(),
             metrics: parts.metrics,
+            traces: parts.traces,
             due: Notify::new(),
             outbox: Notify::new(),
             draining: parts.draining,
@@ -310,7 +313,7 @@ impl Context {
     }
 
     /// Whether the last statement found the database away.
-    pub(super) fn database_is_away(&self) -> bool {
+    pub(crate) fn database_is_away(&self) -> bool {
         self.database_away.load(Ordering::Relaxed)
     }
 
@@ -401,31 +404,41 @@ impl Context {
             slot.wait_due().await;
             let until = tokio::time::Instant::from_std(deadline);
             let Ok(Ok(call)) = tokio::time::timeout_at(until, self.calls[reserve(lane)].acquire()).await else {
-                return Err(CallFailure::TooLate);
+                return Err(self.too_late());
             };
             match slot.use_now() {
                 Ok(()) => break call,
                 // It was moved to later: by urgent work, a throttled answer or a lower limit.
                 Err(Forfeited::Early) if Instant::now() < deadline => continue,
-                Err(Forfeited::Early) => return Err(CallFailure::TooLate),
-                Err(_) => {}
+                Err(Forfeited::Early) => return Err(self.too_late()),
+                Err(_) => self.metrics.operation(Operation::SlotForfeited),
             }
             drop(call);
             let left = deadline.saturating_duration_since(Instant::now());
             match tokio::time::timeout(left, self.budget.slot(app.key(command), errand.request(true))).await {
                 Ok(another) => slot = another,
-                Err(_) => return Err(CallFailure::TooLate),
+                Err(_) => return Err(self.too_late()),
             }
         };
+        let attempt = self.traces.attempt(command, app.name.as_str(), lane, errand.recipients);
         let began = Instant::now();
         let result = {
             let _in_flight = self.metrics.begin_call();
             make().await
         };
+        if let Err(error) = &result {
+            attempt.failed(|| (error.word(), error.class.as_str()));
+        }
+        drop(attempt);
         self.metrics.call(command, began.elapsed());
         slot.answered();
         self.learn(app, command, result.as_ref().err());
         result.map_err(|error| CallFailure::Im(Box::new(error)))
+    }
+
+    fn too_late(&self) -> CallFailure {
+        self.metrics.operation(Operation::ClaimTooLate);
+        CallFailure::TooLate
     }
 
     /// Tells budget, gate and metrics what a call taught.
@@ -590,6 +603,7 @@ impl Context {
                 tracing::error!(error = &*error as &dyn std::error::Error, "a statement failed");
                 return Err(Halt::Store(error));
             }
+            self.metrics.operation(Operation::StatementRetry);
             if error.is_unavailable() {
                 self.set_database_away(true);
             }

@@ -19,6 +19,7 @@ use crate::{
         record,
     },
     store::{HandedOver, Handover, NewRevocation, Opening, Parcel, RetryFilter, RevocationAdded},
+    telemetry::{Operation, SpanValue},
 };
 
 /// Bodies over this many bytes are decoded one at a time, off the runtime's threads.
@@ -73,16 +74,21 @@ impl From<DecodeError> for Fault {
 pub(super) async fn handle(ctx: Arc<Context>, delivery: Delivery) {
     ctx.metrics.delivery(delivery.lane, delivery.redelivered);
     ctx.metrics.published(delivery.lane, delivery.properties.timestamp());
-    let (verdict, job) = match AssertUnwindSafe(route(&ctx, &delivery)).catch_unwind().await {
-        Ok((verdict, job)) => (verdict, job),
-        Err(_) => (
-            Verdict::DeadLetter(Fault::new(
-                INTERNAL,
-                "the dispatcher failed on this job: see its log for a panic",
-            )),
-            None,
-        ),
-    };
+    let span = ctx
+        .traces
+        .delivery(&delivery.queue, delivery.lane, |name| delivery.properties.header(name));
+    let work = span.within(|| route(&ctx, &delivery));
+    let (verdict, job) = AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        ctx.metrics.operation(Operation::Panic);
+        let sentence = "the dispatcher failed on this job: see its log for a panic";
+        (Verdict::DeadLetter(Fault::new(INTERNAL, sentence)), None)
+    });
+    if let Some(job) = &job {
+        span.describe(|| described(job));
+    }
+    if let Verdict::DeadLetter(fault) = &verdict {
+        span.failed(|| (fault.code.clone(), "dead_letter"));
+    }
     let disposition = match verdict {
         Verdict::Ack => Disposition::Ack,
         Verdict::Leave => Disposition::Leave,
@@ -95,6 +101,17 @@ pub(super) async fn handle(ctx: Arc<Context>, delivery: Delivery) {
         }
     };
     delivery.settle(disposition);
+}
+
+/// What a span says of a job: no account, and nothing of its message.
+fn described(job: &Job) -> [(&'static str, SpanValue); 4] {
+    let group = job.group.as_ref().map_or("", AsRef::as_ref);
+    [
+        ("im.job.id", job.id.to_string().into()),
+        ("im.job.type", job.job_type().as_str().into()),
+        ("im.app", job.app.to_string().into()),
+        ("im.group", group.to_owned().into()),
+    ]
 }
 
 /// Publishes a dead letter until the broker has confirmed it.

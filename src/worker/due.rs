@@ -28,6 +28,7 @@ use crate::{
         job::{Job, MAX_CALL_RECIPIENTS},
     },
     store::{Room, StoredJob, WorkKind, WorkUnit},
+    telemetry::{Active, Operation},
 };
 
 /// How long a row is one worker's. Longer than the wait for a slot, the claim's window and a call's time-out together.
@@ -280,7 +281,28 @@ async fn poison(ctx: &Arc<Context>, unit: &WorkUnit) -> Result<(), Halt> {
     }
 }
 
+/// A row's span, in the trace of its job; only where there are traces.
+async fn span(ctx: &Context, unit: &WorkUnit) -> Active {
+    let properties = match ctx.cache.get(&unit.job) {
+        Some(loaded) => Some(loaded.properties.clone()),
+        // A revoke job's target has none of its own here: then it begins a trace.
+        None => match ctx.store.stored_job(&unit.job).await {
+            Ok(Some(stored)) => Properties::from_bytes(&stored.properties).ok(),
+            _ => None,
+        },
+    };
+    let header = |name: &str| properties.as_ref()?.header(name);
+    ctx.traces
+        .work(unit.command.as_str(), unit.job.as_ref(), unit.lane, header)
+}
+
 async fn guard(ctx: &Context, unit: &WorkUnit, work: impl Future<Output = Result<(), Halt>>) {
+    let span = if ctx.traces.is_on() {
+        Box::pin(span(ctx, unit)).await
+    } else {
+        Active::default()
+    };
+    let work = span.within(|| work);
     match AssertUnwindSafe(work).catch_unwind().await {
         Ok(Ok(()) | Err(Halt::Stopping)) => {}
         Ok(Err(Halt::Store(error))) => {
@@ -289,7 +311,10 @@ async fn guard(ctx: &Context, unit: &WorkUnit, work: impl Future<Output = Result
             give_back(ctx, unit, Duration::from_secs(30)).await;
         }
         // The lease stays: when it expires that counts as a takeover, and twenty of them as poison.
-        Err(_) => tracing::error!(job.id = %unit.job, kind = ?unit.kind, "a row of work panicked"),
+        Err(_) => {
+            ctx.metrics.operation(Operation::Panic);
+            tracing::error!(job.id = %unit.job, kind = ?unit.kind, "a row of work panicked");
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use super::{app::App, context::Context};
 use crate::{
     domain::{ErrorClass, ErrorCode, retry::Next},
     im::{ImError, ImErrorKind, class_in_error_list},
+    telemetry::Operation,
 };
 
 /// The word of a job whose attempts are used up.
@@ -48,7 +49,10 @@ impl Context {
     pub(super) fn judge(&self, app: &App, error: &ImError, attempts: u32) -> Judgement {
         let code = error.word();
         match error.class {
-            ErrorClass::Ambiguous => Judgement::Doubt,
+            ErrorClass::Ambiguous => {
+                self.metrics.operation(Operation::Doubt);
+                Judgement::Doubt
+            }
             // The claim ran out of time before anything was written.
             ErrorClass::Transient if error.kind == ImErrorKind::Deadline => Judgement::Retry {
                 after: Duration::ZERO,

@@ -160,6 +160,7 @@ async fn pulse(ctx: Arc<Context>) {
         }
         beats = beats.wrapping_add(1);
         meters::show(&ctx);
+        ctx.metrics.set_broker(&ctx.broker.stats().snapshot());
         if ctx.database_is_away() {
             if ctx.store.is_writable().await {
                 ctx.set_database_away(false);
@@ -196,6 +197,7 @@ async fn measure(ctx: &Context) {
         Err(error) if error.is_unavailable() => ctx.set_database_away(true),
         Err(error) => tracing::debug!(%error, "the backlog could not be measured"),
     }
+    meters::show_waiting(ctx).await;
     for app in ctx.apps.values() {
         ctx.metrics
             .set_circuit_open(app.name.as_str(), app.gate.reason().is_some());
@@ -203,10 +205,5 @@ async fn measure(ctx: &Context) {
             app.name.as_str(),
             app.gate.reason().is_some() || ctx.pauses.borrow().app(&app.name),
         );
-    }
-    if let Ok(depths) = ctx.broker.queue_depths().await {
-        for depth in depths {
-            ctx.metrics.set_queue_depth(&depth.queue, u64::from(depth.messages));
-        }
     }
 }

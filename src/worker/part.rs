@@ -209,6 +209,9 @@ impl Part<'_> {
         super::fault::point("part.outcome.before").await;
         ctx.persist(|| ctx.store.settle_part(unit, token, outcome)).await?;
         super::fault::point("part.outcome.after").await;
+        if !outcome.sent.is_empty() {
+            ctx.published_to_recorded_by_table(unit, self.loaded);
+        }
         self.woken();
         Ok(())
     }

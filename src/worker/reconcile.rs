@@ -329,6 +329,7 @@ impl Inquiry<'_> {
             doubt,
             ..
         } = self;
+        ctx.metrics.operation(Operation::ReconcileUnknown);
         verdict.note = Some(self.note("cannot-tell", reason));
         let message = format!("the answer to the call was lost, and {reason}");
         match loaded.job.on_unknown {

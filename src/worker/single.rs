@@ -34,6 +34,7 @@ use crate::{
         AttemptNote, CALL_WINDOW, CallPair, ClaimVerdict, ExistingJob, Holder, NewClaim, OutboxEvent, Recorded,
         SentOutcome, Settlement, SingleOutcome,
     },
+    telemetry::Operation,
 };
 
 /// What a single call needs of its job.
@@ -447,10 +448,13 @@ impl Claimed<'_> {
                     attempts: 1,
                     ..Facts::default()
                 };
+                let known_for = delivery.received_at.elapsed();
+                ctx.published_to_recorded(delivery.lane, job, &delivery.properties, known_for);
                 let event = self.event(single.success(), facts);
                 finish(ctx, job, single.success(), &event).await
             }
             Recorded::Superseded { state } => {
+                ctx.metrics.operation(Operation::LateKey);
                 tracing::warn!(job.id = %job.id, ?state, "an answer came after its claim had been replaced; its MsgKey is kept");
                 Ok(Verdict::Ack)
             }

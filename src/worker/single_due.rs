@@ -418,6 +418,9 @@ impl Due<'_> {
         let high = self.unit.lane == crate::domain::Lane::High;
         ctx.persist(|| ctx.store.settle(high, settlement)).await?;
         super::fault::point("due.outcome.after").await;
+        if matches!(settlement.outcome, SingleOutcome::Sent { .. }) {
+            ctx.published_to_recorded_by_table(self.unit, self.loaded);
+        }
         ctx.outbox.notify_one();
         ctx.due.notify_one();
         Ok(())

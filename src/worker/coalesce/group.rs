@@ -17,6 +17,7 @@ use crate::{
     domain::{AccountId, Command, ErrorClass, ErrorCode, Lane, message::Message},
     im::{BatchReply, ENCODER_VERSION, ImError, Pair, encode_batch},
     store::{CALL_WINDOW, ClaimVerdict, DueMember, NewClaim, SharedCall, WorkUnit},
+    telemetry::SpanContext,
     worker::{
         app::App,
         context::{CallFailure, Context, Halt},
@@ -59,6 +60,7 @@ pub(in crate::worker) enum Answer {
 struct Called {
     to: AccountId,
     answer: oneshot::Sender<Answer>,
+    span: Option<SpanContext>,
 }
 
 /// Makes shared calls for a line while it has members that could share one. One group is formed at a time: meanwhile the
@@ -152,9 +154,11 @@ async fn form(
         let _permit = permit;
         fault::point("group.call.before").await;
         let errand = state.key.errand(&app, Command::BatchSendMsg, most);
-        let result = ctx
-            .call(errand, slot, deadline, || app.client.batch_send(body, Some(deadline)))
-            .await;
+        let links = called.iter().filter_map(|called| called.span.clone());
+        let span = ctx.traces.shared_call(app.name.as_str(), links);
+        let call = ctx.call(errand, slot, deadline, || app.client.batch_send(body, Some(deadline)));
+        let result = span.within(|| call).await;
+        drop(span);
         fault::point("group.call.after").await;
         answer(called, result);
     });
@@ -222,7 +226,7 @@ impl Group<'_> {
                 }),
                 Claim::Due(unit) => units.push(*unit),
             }
-            seats.push((job, to, seat.turn));
+            seats.push((job, to, seat.turn, seat.span));
         }
         fault::point("group.claim.before").await;
         let verdicts = self.verdicts(&call, &claims, &units).await;
@@ -231,20 +235,20 @@ impl Group<'_> {
             Ok(verdicts) => verdicts,
             // One with bad data fails the whole statement; alone, only the culprit fails.
             Err(Halt::Store(_)) => {
-                for (_, _, turn) in seats {
+                for (_, _, turn, _) in seats {
                     drop(turn.send(Turn::Again));
                 }
                 return None;
             }
             Err(Halt::Stopping) => {
-                for (_, _, turn) in seats {
+                for (_, _, turn, _) in seats {
                     drop(turn.send(Turn::Stopping));
                 }
                 return None;
             }
         };
         let mut called = Vec::with_capacity(seats.len());
-        for ((job, to, turn), verdict) in seats.into_iter().zip(verdicts) {
+        for ((job, to, turn, span), verdict) in seats.into_iter().zip(verdicts) {
             let Some(verdict) = verdict else {
                 drop(turn.send(Turn::Again));
                 continue;
@@ -254,7 +258,12 @@ impl Group<'_> {
                 verdict,
                 GroupVerdict::Due(_) | GroupVerdict::Delivery(ClaimVerdict::Claimed { .. })
             ) {
-                called.push((job, Called { to, answer: sender }));
+                let member = Called {
+                    to,
+                    answer: sender,
+                    span,
+                };
+                called.push((job, member));
             }
             let token = call.token;
             drop(turn.send(Turn::Shared { verdict, token, answer }));
@@ -263,7 +272,11 @@ impl Group<'_> {
         called.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let called: Vec<Called> = called.into_iter().map(|(_, called)| called).collect();
         tracing::debug!(app = %call.app, lane = %self.state.key.lane, call = %call.call_id, members = called.len(), "sends share a call");
-        (!called.is_empty()).then_some((call, called))
+        if called.is_empty() {
+            return None;
+        }
+        self.ctx.metrics.shared_call(called.len());
+        Some((call, called))
     }
 
     async fn verdicts(

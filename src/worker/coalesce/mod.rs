@@ -42,6 +42,7 @@ use crate::{
         policy::SendWindow,
     },
     store::{NewClaim, WorkUnit},
+    telemetry::SpanContext,
 };
 
 /// Slots of sendmsg that a line asks for at a time: more than a fleet's worker is granted in one of its turns.
@@ -145,6 +146,8 @@ struct Seat {
     claim: Claim,
     window: Option<SendWindow>,
     turn: oneshot::Sender<Turn>,
+    /// The member's span, to which the call's is linked.
+    span: Option<SpanContext>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -293,6 +296,7 @@ pub(super) async fn turn(ctx: &Arc<Context>, place: Place<'_>, claim: Claim) -> 
             claim,
             window: place.window,
             turn: sender,
+            span: ctx.traces.here(),
         },
     );
     let seated = Seated { state: &state, number };

@@ -2,8 +2,10 @@
 
 mod explain;
 mod http_api;
+mod metrics;
 mod retry;
 mod top;
+mod traces;
 mod verify;
 
 use serde_json::Value;
