@@ -14,6 +14,19 @@ cd "$(dirname "$0")/.."
 
 tools=$repo/.local/tools
 
+unpack_prometheus() {
+  local work status=0
+  work=$(mktemp -d)
+  if (cd "$work" && { apt-get -q download prometheus || { as_root apt-get -q update && apt-get -q download prometheus; }; }) >&2; then
+    mkdir -p "$tools/prometheus"
+    dpkg-deb -x "$work"/prometheus_*.deb "$tools/prometheus" || status=1
+  else
+    status=1
+  fi
+  rm -rf "$work"
+  return $status
+}
+
 # promtool is in Debian's package of the server, which isn't installed: its binary is taken out of it.
 promtool() {
   # A program, not this function.
@@ -21,13 +34,7 @@ promtool() {
     command promtool "$@"
     return
   fi
-  if [ ! -x "$tools/prometheus/usr/bin/promtool" ]; then
-    local work
-    work=$(mktemp -d)
-    (cd "$work" && { apt-get -q download prometheus || { as_root apt-get -q update && apt-get -q download prometheus; }; }) >&2 &&
-      mkdir -p "$tools/prometheus" && dpkg-deb -x "$work"/prometheus_*.deb "$tools/prometheus" || { rm -rf "$work"; return 127; }
-    rm -rf "$work"
-  fi
+  [ -x "$tools/prometheus/usr/bin/promtool" ] || unpack_prometheus || return 127
   "$tools/prometheus/usr/bin/promtool" "$@"
 }
 
