@@ -324,9 +324,7 @@ impl SlotSource for WindowPacer {
         };
         self.calls = change(self.calls.take(), limits.calls_per_second, SECOND, |past| past.calls);
         let recipients = self.recipients.take();
-        self.recipients = change(recipients, limits.recipients_per_minute, MINUTE, |past| {
-            past.recipients
-        });
+        self.recipients = change(recipients, limits.recipients_per_minute, MINUTE, |past| past.recipients);
     }
 
     fn forget_released(&mut self) {

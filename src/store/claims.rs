@@ -125,6 +125,24 @@ impl ClaimVerdict {
             None => Self::Claimed { created_at },
         })
     }
+
+    /// What an id on record says to whoever claims it. Under the claim's own token it is this claim: an earlier try of its
+    /// statement committed and only the answer was lost. What it ended has been told to nobody then.
+    pub(super) fn of_existing(job: ExistingJob, token: Uuid) -> Result<Self, StoreError> {
+        let own = job.message.as_ref().filter(|message| message.token == Some(token));
+        Ok(
+            match own.map(|message| (message.state, message.revocation.as_deref())) {
+                Some((MessageState::Calling, _)) => Self::Claimed {
+                    created_at: job.created_at,
+                },
+                Some((MessageState::Cancelled, Some(revocation))) => Self::Cancelled {
+                    revocation: parse_id(revocation)?,
+                },
+                Some((MessageState::Expired, _)) => Self::Expired,
+                _ => Self::Existing(Box::new(job)),
+            },
+        )
+    }
 }
 
 impl Store {
@@ -134,7 +152,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Query`]; nothing is claimed then, unless the COMMIT's answer was lost: the same tokens may be
-    /// tried again, and a claim that had been committed comes back as `Existing` with its own token.
+    /// tried again, and a claim that had been committed gives the same verdict again.
     pub async fn claim_new(&self, high: bool, claims: &[NewClaim]) -> Result<Vec<ClaimVerdict>, StoreError> {
         let mut order: Vec<&NewClaim> = claims.iter().collect();
         // One order in every statement: opposite orders deadlock; the statement searches the ids, too.
@@ -243,8 +261,10 @@ impl Store {
             }
         }
         if !existing.is_empty() {
+            let tokens: HashMap<&JobId, Uuid> = existing.iter().map(|claim| (&claim.id, claim.token)).collect();
             for (id, job) in self.existing_jobs(high, &existing).await? {
-                found.insert(id, ClaimVerdict::Existing(Box::new(job)));
+                let token = tokens.get(&id).copied().unwrap_or_default();
+                found.insert(id, ClaimVerdict::of_existing(job, token)?);
             }
         }
         Ok(())

@@ -53,7 +53,6 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError::Query`], as of [`Store::claim_new`]: the same call may be tried again.
-    #[expect(clippy::too_many_lines, reason = "most of them are the statements")]
     pub async fn claim_group(
         &self,
         high: bool,
@@ -147,19 +146,7 @@ impl Store {
         }
         if !existing.is_empty() {
             for (id, job) in self.existing(high, &existing).await? {
-                // Its COMMIT may have succeeded and only the answer been lost.
-                let own = job
-                    .message
-                    .as_ref()
-                    .is_some_and(|message| message.token == Some(call.token) && message.state == MessageState::Calling);
-                let verdict = if own {
-                    ClaimVerdict::Claimed {
-                        created_at: job.created_at,
-                    }
-                } else {
-                    ClaimVerdict::Existing(Box::new(job))
-                };
-                found.insert(id, verdict);
+                found.insert(id, ClaimVerdict::of_existing(job, call.token)?);
             }
         }
         Ok(claims.iter().map(|claim| found.remove(&claim.id)).collect())

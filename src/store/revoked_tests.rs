@@ -294,3 +294,41 @@ async fn a_key_that_the_service_refuses_to_withdraw_is_tried_once(pool: PgPool) 
     assert_eq!((case.state().await, case.keys_left().await), (MessageState::Sent, 1));
     assert!(case.in_hand().await.is_none());
 }
+
+/// Found by the chaos run: a claim that ended its job committed, its answer was lost, and when it was tried again it took
+/// itself for a producer's repeat, of which nothing is told.
+#[sqlx::test]
+async fn a_claim_whose_answer_was_lost_says_again_what_it_ended(pool: PgPool) {
+    let case = Case::claimed(pool).await;
+    case.revoked_by("tombstone", &RevokeTarget::Group(GroupName::parse("campaign").unwrap()))
+        .await;
+    let (cancelled, expired) = (
+        claim("covered", Uuid::new_v4()),
+        NewClaim {
+            group: None,
+            expired: true,
+            ..claim("too-late", Uuid::new_v4())
+        },
+    );
+    let claims = [cancelled.clone(), expired.clone(), claim("job", case.token)];
+    for answer in ["the first", "that of the same claim again"] {
+        let verdicts = case.store.claim_new(false, &claims).await.unwrap();
+        assert!(
+            matches!(&verdicts[..], [
+                ClaimVerdict::Cancelled { revocation },
+                ClaimVerdict::Expired,
+                ClaimVerdict::Claimed { created_at },
+            ] if *revocation == id("tombstone") && *created_at == case.created_at),
+            "{answer}: {verdicts:?}"
+        );
+    }
+    // Another delivery's claim of the same id is no repeat of it.
+    for other in [cancelled, expired] {
+        let other = NewClaim {
+            token: Uuid::new_v4(),
+            ..other
+        };
+        let verdicts = case.store.claim_new(false, &[other]).await.unwrap();
+        assert!(matches!(verdicts[..], [ClaimVerdict::Existing(_)]), "{verdicts:?}");
+    }
+}

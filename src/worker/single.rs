@@ -322,13 +322,7 @@ pub(super) async fn decided<'a>(
     };
     let (outcome, facts) = match verdict {
         ClaimVerdict::Claimed { created_at } => return Ok(claimed(single, created_at)),
-        ClaimVerdict::Existing(existing) => {
-            // Its COMMIT may have succeeded and only the answer been lost.
-            return Ok(match own_claim(&existing, token) {
-                Some(created_at) => claimed(single, created_at),
-                None => Decision::Existing(single, existing),
-            });
-        }
+        ClaimVerdict::Existing(existing) => return Ok(Decision::Existing(single, existing)),
         ClaimVerdict::Cancelled { revocation } => {
             let facts = Facts {
                 revocation: Some(revocation),
@@ -341,11 +335,6 @@ pub(super) async fn decided<'a>(
     let about = about(job, Some(single.from.clone())).replying(&delivery.properties);
     let event = ctx.events.build(&about, &single_call(0), outcome, facts);
     Ok(Decision::Done(Box::pin(finish(ctx, job, outcome, &event)).await?))
-}
-
-fn own_claim(existing: &ExistingJob, token: Uuid) -> Option<chrono::DateTime<Utc>> {
-    let message = existing.message.as_ref()?;
-    (message.token == Some(token) && message.state == MessageState::Calling).then_some(existing.created_at)
 }
 
 impl Claimed<'_> {
