@@ -61,7 +61,7 @@ impl fmt::Debug for Traces {
 pub struct TraceExport(SdkTracerProvider);
 
 impl TraceExport {
-    /// Exports what is left, for [`SHUTDOWN`] at most.
+    /// Exports what is left, for three seconds at most.
     pub async fn end(self) {
         let ended = tokio::task::spawn_blocking(move || self.0.shutdown_with_timeout(SHUTDOWN)).await;
         match ended {
