@@ -21,7 +21,7 @@ use crate::{
     config::{AppSettings, HttpSettings, Settings, WindowMode},
     domain::{
         AppName, Command, JobId, Lane, SdkAppId,
-        job::{Job, OnUnknown, RevokeTarget, Task},
+        job::{Job, RevokeTarget, Task},
         retry::RetryPolicy,
     },
     fleet,
@@ -543,16 +543,8 @@ impl Revoker for Tombstones {
         }
         // The digest that the same revocation has as a job.
         let job = Job {
-            id,
             app,
-            group: None,
-            send_at: None,
-            expires_at: None,
-            coalesce: false,
-            on_unknown: OnUnknown::default(),
-            send_window: None,
-            cap: None,
-            task: Task::Revoke(target.clone()),
+            ..Job::new(id, Task::Revoke(target.clone()))
         };
         let revocation = NewRevocation {
             id: &job.id,

@@ -224,10 +224,10 @@ impl Publisher {
     }
 
     async fn wait_until_up(&self, deadline: Instant) -> Result<(), PublishError> {
-        let patience = Instant::now() + self.shared.options.event_timeout;
-        if matches!(&*self.shared.publishing.borrow(), state if state.up && state.blocked.is_none()) {
+        if self.why_not().is_none() {
             return Ok(());
         }
+        let patience = Instant::now() + self.shared.options.event_timeout;
         let mut state = self.shared.publishing.subscribe();
         let up = time::timeout_at(deadline.min(patience), state.wait_for(|state| state.up)).await;
         match up {

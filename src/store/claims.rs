@@ -253,29 +253,34 @@ impl Store {
             let verdict = ClaimVerdict::of_inserted(row.created_at, row.state, row.revoke_id.as_deref())?;
             inserted.insert(row.job_id, verdict);
         }
-        let mut existing = Vec::new();
-        for claim in claims {
-            match inserted.remove(claim.id.as_str()) {
-                Some(verdict) => drop(found.insert(claim.id.clone(), verdict)),
-                None => existing.push(*claim),
-            }
-        }
-        if !existing.is_empty() {
-            let tokens: HashMap<&JobId, Uuid> = existing.iter().map(|claim| (&claim.id, claim.token)).collect();
-            for (id, job) in self.existing_jobs(high, &existing).await? {
-                let token = tokens.get(&id).copied().unwrap_or_default();
-                found.insert(id, ClaimVerdict::of_existing(job, token)?);
-            }
-        }
-        Ok(())
+        self.complete(high, claims, inserted, found).await
     }
 
-    async fn existing_jobs(&self, high: bool, claims: &[&NewClaim]) -> Result<Vec<(JobId, ExistingJob)>, StoreError> {
-        let asked: Vec<(&JobId, &[u8])> = claims
-            .iter()
-            .map(|claim| (&claim.id, claim.digest.as_slice()))
-            .collect();
-        self.existing(high, &asked).await
+    /// The verdicts of a claim's statement: of what it inserted, and of the ids that were on record before.
+    pub(super) async fn complete(
+        &self,
+        high: bool,
+        claims: &[&NewClaim],
+        mut inserted: HashMap<String, ClaimVerdict>,
+        found: &mut HashMap<JobId, ClaimVerdict>,
+    ) -> Result<(), StoreError> {
+        let (mut asked, mut tokens) = (Vec::new(), HashMap::new());
+        for claim in claims {
+            if let Some(verdict) = inserted.remove(claim.id.as_str()) {
+                found.insert(claim.id.clone(), verdict);
+            } else {
+                asked.push((&claim.id, claim.digest.as_slice()));
+                tokens.insert(&claim.id, claim.token);
+            }
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        for (id, job) in self.existing(high, &asked).await? {
+            let token = tokens.get(&id).copied().unwrap_or_default();
+            found.insert(id, ClaimVerdict::of_existing(job, token)?);
+        }
+        Ok(())
     }
 
     /// What is on record of these ids, each with the digest that it is compared with.

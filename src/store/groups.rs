@@ -14,7 +14,7 @@ use super::{
     claims::{Columns, message_state, parse_id},
     work::WorkUnit,
 };
-use crate::domain::{AccountId, AppName, Command, GroupName, JobId, MessageState};
+use crate::domain::{AccountId, AppName, Command, GroupName, MessageState};
 
 /// The `part` of a shared call: it is no part of any job.
 pub(super) const SHARED_PART: i32 = -1;
@@ -136,19 +136,8 @@ impl Store {
             let verdict = ClaimVerdict::of_inserted(row.created_at, row.state, row.revoke_id.as_deref())?;
             inserted.insert(row.job_id, verdict);
         }
-        let mut found: HashMap<JobId, ClaimVerdict> = HashMap::with_capacity(claims.len());
-        let mut existing: Vec<(&JobId, &[u8])> = Vec::new();
-        for claim in claims {
-            match inserted.remove(claim.id.as_str()) {
-                Some(verdict) => drop(found.insert(claim.id.clone(), verdict)),
-                None => existing.push((&claim.id, claim.digest.as_slice())),
-            }
-        }
-        if !existing.is_empty() {
-            for (id, job) in self.existing(high, &existing).await? {
-                found.insert(id, ClaimVerdict::of_existing(job, call.token)?);
-            }
-        }
+        let mut found = HashMap::with_capacity(claims.len());
+        self.complete(high, &order, inserted, &mut found).await?;
         Ok(claims.iter().map(|claim| found.remove(&claim.id)).collect())
     }
 
