@@ -1,8 +1,8 @@
 //! Group commit: whatever waits is written together, a lone item waits for nobody.
 //!
 //! One task takes everything that has gathered while the last statement ran and runs the next with it, so the batch
-//! grows with the load by itself. Under load statements begin at least [`PACE`] apart: a commit costs both sides as much
-//! CPU as a dozen of its rows, and whatever waits for the service anyway waits a little for its company, too.
+//! grows with the load by itself. Under load statements begin at least [`PACE`] apart: each has its fixed costs, and whatever
+//! waits for the service anyway waits a little for its company, too.
 
 use std::{collections::HashSet, future::Future, sync::Arc, time::Duration};
 
@@ -17,7 +17,8 @@ use crate::{domain::JobId, store::StoreError};
 pub(super) const MAX_BATCH: usize = 256;
 
 /// The least time from the beginning of a statement of several items to that of the next. Measured at 30 ms of API
-/// latency and 6,000 jobs/s: with 8 instead of 25 items a statement, worker and Postgres take half as much CPU again.
+/// latency and 6,000 jobs/s: 27 instead of 12 items a statement, and 0.049 instead of 0.078 CPU seconds of Postgres for 1,000
+/// jobs; the worker's own CPU is the same.
 const PACE: Duration = Duration::from_millis(4);
 
 /// So many items in a statement are load: the next one is paced.
