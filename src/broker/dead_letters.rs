@@ -23,6 +23,8 @@ use super::{
 };
 use crate::domain::Lane;
 
+/// How long one letter may take to be read or acknowledged: what was asked just as the connection went gets no answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long letters that were only looked at may take to be back in their queue, and how often to look.
 const BACK_TIMEOUT: Duration = Duration::from_secs(1);
 const BACK_POLL: Duration = Duration::from_millis(5);
@@ -220,15 +222,12 @@ impl DeadLetters {
                 Act::Discard => Ok(()),
             };
             match acted {
-                Ok(()) => match message.acker.ack(BasicAckOptions::default()).await {
-                    Ok(true) => {
+                Ok(()) => match run.ack(&message).await {
+                    Ok(()) => {
                         run.held -= 1;
                         report.done += 1;
                     }
-                    Ok(false) => report
-                        .failed
-                        .push((letter.letter_id, "its channel closed before the ack".into())),
-                    Err(error) => report.failed.push((letter.letter_id, error.to_string())),
+                    Err(why) => report.failed.push((letter.letter_id, why)),
                 },
                 Err(error) => report.failed.push((letter.letter_id, error.to_string())),
             }
@@ -276,14 +275,18 @@ impl Run {
             return Ok(None);
         }
         self.left -= 1;
-        let got = self
-            .channel
-            .basic_get(short(&self.queue), BasicGetOptions::default())
-            .await;
-        let got = got.map_err(|source| BrokerError::Read {
-            queue: self.queue.clone(),
-            source,
-        })?;
+        let got = self.channel.basic_get(short(&self.queue), BasicGetOptions::default());
+        let got = match time::timeout(ANSWER_TIMEOUT, got).await {
+            Ok(got) => got.map_err(|source| BrokerError::Read {
+                queue: self.queue.clone(),
+                source,
+            })?,
+            Err(_) => {
+                return Err(BrokerError::Timeout {
+                    what: format!("read queue {}", self.queue),
+                });
+            }
+        };
         self.held += u32::from(got.is_some());
         Ok(got.map(|mut message| {
             let body = Bytes::from(std::mem::take(&mut message.delivery.data));
@@ -292,6 +295,16 @@ impl Run {
             let routing_key = message.delivery.routing_key.as_str().to_owned();
             (letter(properties, body, &self.queue, &routing_key), message)
         }))
+    }
+
+    /// Takes a letter out for good; the error says why it may come back.
+    async fn ack(&self, message: &BasicGetMessage) -> Result<(), String> {
+        match time::timeout(ANSWER_TIMEOUT, message.acker.ack(BasicAckOptions::default())).await {
+            Ok(Ok(true)) => Ok(()),
+            Ok(Ok(false)) => Err("its channel closed before the ack".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err("its ack could not be sent in time".to_owned()),
+        }
     }
 
     /// Gives back what was not acknowledged, and waits until it is back: a quorum queue takes its time, and whoever

@@ -205,7 +205,17 @@ pub(super) async fn run(
             }
         }
         let acks = ledger.take(now, !flushed.is_empty());
-        send(&shared, &progress, acks, requeue).await;
+        // lapin answers an ack once its frame is written, and not at all if the connection went between the two: without
+        // the second arm one such ack kept the whole connection from being set up again.
+        let unsent = acks.iter().map(|ack| ack.covers).sum::<u64>() + requeue.len() as u64;
+        tokio::select! {
+            biased;
+            () = send(&shared, &progress, acks, requeue) => {}
+            () = ended.cancelled() => {
+                shared.stats.acks_not_sent.add(unsent);
+                break;
+            }
+        }
         for done in flushed {
             // Nobody waiting for the flush any more is fine.
             done.send(()).ok();

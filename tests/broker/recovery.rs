@@ -66,19 +66,53 @@ async fn cut_again_and_again_under_load_nothing_is_lost_and_nothing_stays_unackn
         let delivery = next(&mut bulk).await;
         seen.insert(text(&delivery));
         delivery.settle(Disposition::Ack);
-        if seen.len() / 80 > cuts {
+        // The last cut is followed by the publishes of a fifth: by then the broker has missed the old connection.
+        if cuts < 4 && seen.len() / 80 > cuts {
             cuts += 1;
             relay.cut();
         }
     }
     producer.await.unwrap();
-    // Late repeats of what was acknowledged on a channel that went.
-    while let Ok(Some(delivery)) = tokio::time::timeout(Duration::from_millis(500), bulk.recv()).await {
-        assert!(seen.contains(&text(&delivery)));
+    // Late repeats of what was acknowledged on a channel that went: what goes back keeps its place in the queue, so
+    // they come before this.
+    running.job(Lane::Bulk, "the last").await;
+    loop {
+        let delivery = next(&mut bulk).await;
+        let text = text(&delivery);
         delivery.settle(Disposition::Ack);
+        if text == "the last" {
+            break;
+        }
+        assert!(seen.contains(&text));
     }
     running.broker.close().await;
     fixture.until_waiting(&fixture.queue("bulk"), 0).await;
+    fixture.remove().await;
+}
+
+/// lapin never answers an ack whose frame was queued just as its connection went; such an ack once kept the consuming
+/// side from coming back. The acks go on while the connection is cut, so that some cut falls between the two.
+#[tokio::test]
+async fn an_ack_that_is_never_answered_does_not_keep_the_consumers_from_coming_back() {
+    const CUTS: usize = 60;
+    let fixture = Fixture::new().await;
+    let (relay, mut options) = fixture.through_relay().await;
+    options.max_backoff = Duration::from_millis(20);
+    let mut running = fixture.start(options).await;
+    let mut bulk = running.deliveries.take(Lane::Bulk);
+    running.jobs(Lane::Bulk, 100 * CUTS).await;
+    for cut in 0..CUTS {
+        let mut left = 10 + cut % 7;
+        while left > 0 {
+            let delivery = next(&mut bulk).await;
+            // What waited in the stream when its channel went is not for this round.
+            left -= usize::from(delivery.is_current());
+            delivery.settle(Disposition::Ack);
+        }
+        relay.cut();
+    }
+    next(&mut bulk).await;
+    running.broker.close().await;
     fixture.remove().await;
 }
 
