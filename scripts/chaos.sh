@@ -5,6 +5,7 @@
 #   scripts/chaos.sh --cluster …     RabbitMQ is a cluster of three nodes: the leader's node is killed and cut off
 #   scripts/chaos.sh --acceptance [--scale 0.1] [--kills 20] [--faults-everywhere] [--seed S] [--json FILE]
 #                                    20,000 sends and 20 batches of 2,000 at the workers' default settings, in 5 minutes
+#   scripts/chaos.sh --release …     the release build instead of the tests'
 #
 # Worker processes carry mixed jobs out against the simulator of the IM API with its faults, while they are killed and
 # frozen, the broker is killed, Postgres stopped as by a power cut, and connections are cut. Then everything settles, and
@@ -19,8 +20,12 @@ cd "$(dirname "$0")/.."
 
 case " $* " in *" --cluster "*) export IMD_BROKERS=3 ;; esac
 need_compiler
-# The same build as the tests'.
-cargo build --quiet --all-features --bin im-dispatcher --example chaos
+# Without --release the same build as the tests'.
+profile=debug release=() rest=()
+for argument; do
+  if [[ $argument == --release ]]; then profile=release release=(--release); else rest+=("$argument"); fi
+done
+cargo build --quiet "${release[@]}" --all-features --bin im-dispatcher --example chaos
 target=$(realpath "${CARGO_TARGET_DIR:-target}")
 
 unset DATABASE_URL AMQP_URL
@@ -37,6 +42,6 @@ scripts/services.sh up
 eval "$(scripts/services.sh env)"
 mkdir -p "$logs"
 # Workers are started over and over: a build meanwhile must not change them.
-cp "$target/debug/im-dispatcher" "$IMD_STATE/im-dispatcher"
-"$target/debug/examples/chaos" --binary "$IMD_STATE/im-dispatcher" --directory "$logs" "$@"
+cp "$target/$profile/im-dispatcher" "$IMD_STATE/im-dispatcher"
+"$target/$profile/examples/chaos" --binary "$IMD_STATE/im-dispatcher" --directory "$logs" "${rest[@]}"
 passed=true

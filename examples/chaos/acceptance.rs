@@ -144,6 +144,7 @@ fn publication(ledger: &Ledger, kind: Kind, id: String, to: BTreeSet<String>, jo
         Expected {
             kind,
             to,
+            text: None,
             group: None,
             may_expire: false,
             may_be_unknown: false,

@@ -173,6 +173,11 @@ struct Case<'a> {
     letters: Vec<&'a Letter>,
 }
 
+/// What a job's messages say.
+fn said<'a>(id: &'a str, job: &'a Expected) -> &'a str {
+    job.text.as_deref().unwrap_or(id)
+}
+
 /// Compares everything.
 pub(crate) async fn check(
     pool: &PgPool,
@@ -203,7 +208,8 @@ pub(crate) async fn check(
     for message in &messages {
         service.entry(message.text.as_str()).or_default().push(message);
     }
-    for text in service.keys().filter(|text| !jobs.contains_key(**text)) {
+    let texts: BTreeSet<&str> = jobs.iter().map(|(id, job)| said(id, job)).collect();
+    for text in service.keys().filter(|text| !texts.contains(**text)) {
         // Its publication was never confirmed, which can't be, since everything is published until it is.
         verdict.add(Fault::WrongEnd, text, "at the service, but never published".to_owned());
     }
@@ -215,8 +221,11 @@ pub(crate) async fn check(
     let none = Vec::new();
     for (id, job) in &jobs {
         let mut by_recipient: HashMap<&str, Vec<&SimMessage>> = HashMap::new();
-        for message in service.get(id.as_str()).into_iter().flatten() {
-            by_recipient.entry(&message.recipient).or_default().push(message);
+        for message in service.get(said(id, job)).into_iter().flatten() {
+            // What a shared text says to others is others' business.
+            if job.text.is_none() || job.to.contains(&message.recipient) {
+                by_recipient.entry(&message.recipient).or_default().push(message);
+            }
         }
         let case = Case {
             id,

@@ -28,6 +28,8 @@ pub(crate) struct Done {
     pub(crate) stalls: u32,
     /// Times of throttling.
     pub(crate) throttles: u32,
+    /// Times when the service took no call at all.
+    pub(crate) outages: u32,
     /// The broker killed; of a cluster the node that led a queue.
     pub(crate) broker_kills: u32,
     /// That node cut off from the others.
@@ -42,13 +44,14 @@ impl fmt::Display for Done {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} kills, {} restarts, {} freezes, {} cuts, {} stalls, {} throttles, {} broker kills, {} nodes cut off, {} Postgres crashes",
+            "{} kills, {} restarts, {} freezes, {} cuts, {} stalls, {} throttles, {} outages, {} broker kills, {} nodes cut off, {} Postgres crashes",
             self.kills,
             self.restarts,
             self.freezes,
             self.cuts,
             self.stalls,
             self.throttles,
+            self.outages,
             self.broker_kills,
             self.node_cuts,
             self.postgres_crashes
@@ -86,6 +89,7 @@ pub(crate) async fn run(
     // Each service's first crash lies inside the run, however short it is; the broker's not at its very begin.
     let mut broker = began + (span / 4).max(Duration::from_secs(8)).min(SERVICE_PERIOD / 2);
     let mut postgres = began + (span * 3 / 5).min(SERVICE_PERIOD);
+    let mut outage = began + (span * 2 / 5).min(SERVICE_PERIOD * 3 / 4);
     let mut next = began + Duration::from_secs(3);
     let mut crashes: JoinSet<anyhow::Result<()>> = JoinSet::new();
     let mut lost_nodes: JoinSet<anyhow::Result<()>> = JoinSet::new();
@@ -129,6 +133,12 @@ pub(crate) async fn run(
             let services = services.clone();
             crashes.spawn(async move { services.crash_postgres().await });
             done.postgres_crashes += 1;
+        } else if now >= outage && outage < until {
+            outage += SERVICE_PERIOD;
+            say("the service takes no call for 20 s");
+            let rule: FaultRule = "*:reset_before=1,for=20s".parse().map_err(anyhow::Error::msg)?;
+            simulator.add_fault(rule);
+            done.outages += 1;
         } else if now >= next {
             next = now + Duration::from_millis(random.random_range(1_500..4_000));
             strike(fleet, simulator, &mut random, &mut done, &mut mends)?;

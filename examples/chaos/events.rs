@@ -81,7 +81,8 @@ impl Events {
         while let Some(delivery) = consumer.next().await {
             let delivery = delivery?;
             self.note(&serde_json::from_slice(&delivery.data)?);
-            delivery.acker.ack(BasicAckOptions::default()).await?;
+            // What is asked just as the connection goes gets no answer at all.
+            tokio::time::timeout(ANSWER, delivery.acker.ack(BasicAckOptions::default())).await??;
         }
         Ok(())
     }

@@ -30,6 +30,8 @@ pub(crate) struct Expected {
     pub(crate) kind: Kind,
     /// Its recipients.
     pub(crate) to: BTreeSet<String>,
+    /// What its messages say, by which the service's are told apart; `None`: its id.
+    pub(crate) text: Option<String>,
     /// Its label.
     pub(crate) group: Option<String>,
     /// Whether its time may be over before it is sent.
@@ -146,6 +148,7 @@ impl Draw {
     pub(crate) fn next(&mut self, ledger: &Ledger) -> Vec<Publication> {
         // Of 1,000: what isn't listed is a plain send.
         match self.random.random_range(0..1_000) {
+            560..570 => vec![self.windowed(ledger)],
             570..640 => {
                 let at = self.soon(500, 12_000);
                 vec![self.send(ledger, Some(("send_at", at)), None)]
@@ -160,7 +163,8 @@ impl Draw {
             900..950 => self.revoked_by_key(ledger),
             950..958 => self.group(ledger),
             958..970 => self.batch(ledger),
-            970..980 => vec![self.invalid(ledger)],
+            970..977 => vec![self.invalid(ledger)],
+            977..980 => self.mergeable(ledger),
             980..990 => vec![self.online_only(ledger)],
             _ => vec![self.send(ledger, None, None)],
         }
@@ -222,6 +226,7 @@ impl Draw {
         let expected = Expected {
             kind: Kind::Send,
             to: [to].into(),
+            text: None,
             group: group.map(str::to_owned),
             may_expire: time.is_some_and(|(field, _)| field == "expires_at"),
             may_be_unknown: false,
@@ -259,6 +264,7 @@ impl Draw {
         let expected = Expected {
             kind: Kind::Import,
             to: [to].into(),
+            text: None,
             group: None,
             may_expire: false,
             may_be_unknown: false,
@@ -301,6 +307,64 @@ impl Draw {
         self.with_revocation(ledger, target, vec![send])
     }
 
+    /// Sends of one content that may share calls; some are revoked while they wait, or later.
+    fn mergeable(&mut self, ledger: &Ledger) -> Vec<Publication> {
+        let text = self.id("shared");
+        let group = self.random.random_bool(0.5).then(|| self.id("group"));
+        let mut all = Vec::new();
+        let mut to = BTreeSet::new();
+        while to.len() < 80 {
+            to.insert(self.recipient());
+        }
+        for to in to {
+            let id = self.id("merged");
+            let mut job = json!({"type": "send", "id": id, "from": "shop", "to": to, "coalesce": true,
+                                 "message": {"text": text}});
+            if let Some(group) = &group {
+                job["group"] = json!(group);
+            }
+            let expected = Expected {
+                kind: Kind::Send,
+                to: [to].into(),
+                text: Some(text.clone()),
+                group: group.clone(),
+                may_expire: false,
+                may_be_unknown: false,
+            };
+            ledger.expect(&id, expected);
+            let send = Self::publication(&id, "bulk", &job);
+            if self.random.random_bool(0.05) {
+                all.extend(self.with_revocation(ledger, Target::Job(id), vec![send]));
+            } else {
+                all.push(send);
+            }
+        }
+        match group {
+            Some(group) if self.random.random_bool(0.5) => self.with_revocation(ledger, Target::Group(group), all),
+            _ => all,
+        }
+    }
+
+    /// A send that waits for its window, which opens within a minute.
+    fn windowed(&mut self, ledger: &Ledger) -> Publication {
+        let (id, to, lane) = (self.id("window"), self.recipient(), self.lane());
+        let opening = Utc::now() + TimeDelta::minutes(1);
+        let window = json!({"start": opening.format("%H:%M").to_string(),
+                            "end": (opening + TimeDelta::hours(10)).format("%H:%M").to_string(), "timezone": "UTC"});
+        let mut job = json!({"type": "send", "id": id, "to": to, "send_window": window, "message": {"text": id}});
+        self.sender(&mut job);
+        let expected = Expected {
+            kind: Kind::Send,
+            to: [to].into(),
+            text: None,
+            group: None,
+            may_expire: false,
+            may_be_unknown: false,
+        };
+        ledger.expect(&id, expected);
+        Self::publication(&id, lane, &job)
+    }
+
     /// Stored nowhere, so that a lost answer stays unknown: the job asks to fail then.
     fn online_only(&mut self, ledger: &Ledger) -> Publication {
         let (id, lane) = (self.id("online"), self.lane());
@@ -310,6 +374,7 @@ impl Draw {
         let expected = Expected {
             kind: Kind::Send,
             to: [to].into(),
+            text: None,
             group: None,
             may_expire: false,
             may_be_unknown: true,
@@ -370,6 +435,7 @@ impl Draw {
         let expected = Expected {
             kind: Kind::Batch,
             to: to.clone(),
+            text: None,
             group: group.map(str::to_owned),
             may_expire: false,
             may_be_unknown: false,
@@ -388,6 +454,7 @@ impl Draw {
         let expected = Expected {
             kind: Kind::Invalid,
             to: BTreeSet::new(),
+            text: None,
             group: None,
             may_expire: false,
             may_be_unknown: false,

@@ -156,7 +156,7 @@ fn doubt(work: &WorkFact) -> Waiting {
             format!(
                 "a call's answer was lost, so the IM history is asked for the message on both sides: {seen}, the next look at {}. \
                  Found, it counts as sent; not seen in two looks, it is sent again, within 85 s of the first call, or \
-                 once reconcile.listed_after (3 min) has passed since the last",
+                 once the service must have listed the last (reconcile.listed_after, 3 min, after its signature ended)",
                 clock(work.due_at)
             ),
         )

@@ -63,7 +63,7 @@ pub(super) struct Timing {
     pub(super) total_timeout: Duration,
     /// Added to it before an absence in the history counts.
     pub(super) settle: Duration,
-    /// After that, counted from the last call, the history lists what was accepted (design: lag of at most 3 minutes).
+    /// How long after it accepted a message the service lists it at the latest (3 minutes).
     pub(super) listed_after: Duration,
     /// How long a UserSig lives, and with it at most a request that was signed and then held up.
     pub(super) usersig_lifetime: Duration,
@@ -71,6 +71,8 @@ pub(super) struct Timing {
 
 /// How long the service remembers a call by its pair (im-api: MsgSeq, MsgRandom, sender and content, 120 s).
 const REMEMBERED: Duration = Duration::from_mins(2);
+/// The longest life of a UserSig that is waited for; who lets them live longer accepts what `check` warns of.
+const LONGEST_FENCE: Duration = Duration::from_mins(2);
 /// What clocks may drift within that.
 const DRIFT: Duration = Duration::from_secs(2);
 
@@ -86,8 +88,15 @@ impl Timing {
     pub(super) fn repeats(&self) -> RepeatRule {
         RepeatRule {
             dropped_for: self.repeat_until(),
-            listed_after: self.listed_after,
+            listed_after: self.listed(),
         }
+    }
+
+    /// After that, counted from the claim of the last call, the history lists whatever was accepted: the service may
+    /// accept a call for as long as its signature lives, which is made within the window of the claim, and lists it later
+    /// still.
+    pub(super) fn listed(&self) -> Duration {
+        self.listed_after + crate::store::CALL_WINDOW + self.usersig_lifetime.min(LONGEST_FENCE) + DRIFT
     }
 
     /// After that long since its claim a call can't still be on its way: the window for its write, the time-out and

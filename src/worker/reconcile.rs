@@ -298,7 +298,7 @@ impl Inquiry<'_> {
             "neither side of the history shows the message: it is sent again",
         ));
         verdict.resend = rest.iter().map(|member| member.member.idx).collect();
-        verdict.resend_is_first = !may_be_listed || doubt.since_last >= ctx.timing.listed_after;
+        verdict.resend_is_first = !may_be_listed || doubt.since_last >= ctx.timing.listed();
         let command = if self.batch {
             Command::BatchSendMsg
         } else {
@@ -352,7 +352,7 @@ impl Inquiry<'_> {
                 let from = if dropped {
                     ctx.timing.quiet()
                 } else {
-                    ctx.timing.quiet().max(ctx.timing.listed_after)
+                    ctx.timing.quiet().max(ctx.timing.listed())
                 };
                 if doubt.since_last < from {
                     verdict.next = DoubtNext::Look {

@@ -55,9 +55,9 @@ pub(super) fn after_absence(absence: &Absence, timing: &Timing) -> Step {
         // The second look comes when no call can still be on its way.
         return Step::Look(quiet.saturating_sub(absence.since_last).max(BETWEEN_LOOKS));
     }
-    let listed = !absence.may_be_listed || absence.since_last >= timing.listed_after;
+    let listed = !absence.may_be_listed || absence.since_last >= timing.listed();
     let until_listed = timing
-        .listed_after
+        .listed()
         .saturating_sub(absence.since_last)
         .max(Duration::from_secs(1));
     if !listed && (absence.over || absence.exhausted || absence.revoked) {
@@ -115,7 +115,7 @@ mod tests {
         #[test]
         fn a_message_is_sent_again_only_where_the_service_drops_a_double_or_has_listed_the_first(seen in absence()) {
             let step = after_absence(&seen, &TIMING);
-            let listed = !seen.may_be_listed || seen.since_last >= TIMING.listed_after;
+            let listed = !seen.may_be_listed || seen.since_last >= TIMING.listed();
             if step == Step::Resend {
                 prop_assert!(seen.looks > 0 && seen.since_last >= TIMING.quiet());
                 prop_assert!(listed || (seen.repeatable && seen.since_first < Duration::from_secs(85)));
@@ -127,7 +127,7 @@ mod tests {
             if let Step::Look(after) | Step::Wait(after) = step {
                 prop_assert!(after > Duration::ZERO);
                 // It never waits for longer than until the service has listed it.
-                prop_assert!(seen.since_last + after <= TIMING.listed_after + Duration::from_secs(2) || listed);
+                prop_assert!(seen.since_last + after <= TIMING.listed() + Duration::from_secs(2) || listed);
             }
         }
     }

@@ -39,7 +39,7 @@ pub(in crate::worker) async fn repeat(
     let absent = AbsentCall {
         encoder: ENCODER_VERSION,
         within,
-        looked_until: ctx.timing.listed_after,
+        looked_until: ctx.timing.listed(),
     };
     // What is outside of its send window by now goes out later, like anything that is missing.
     let Some(loaded) = load(ctx, unit).await? else {
