@@ -174,8 +174,9 @@ async fn main() -> anyhow::Result<ExitCode> {
 
     report::say(&format!("{done}; the chaos is over, everything settles"));
     simulator.clear_faults();
-    // A lease of a killed worker (a minute), then two looks, a repeat, and all of that perhaps once more.
-    let patience = (Duration::from_mins(2) + *arguments.listed_after) * 2;
+    // A lease of a killed worker (a minute), then two looks, a repeat after the signature has ended (35 s) and the service
+    // lists, and all of that perhaps once more.
+    let patience = (Duration::from_secs(155) + *arguments.listed_after) * 2;
     let patience = arguments.patience.map_or(patience, Duration::from_secs);
     let pool = services.pool(&database).await?;
     let settled = settle::wait(&pool, &ledger, &events, &services.amqp_url, patience).await?;
