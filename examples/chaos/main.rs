@@ -59,7 +59,7 @@ struct Arguments {
     #[arg(long, default_value_t = 2)]
     workers: usize,
     /// Jobs a second.
-    #[arg(long, default_value_t = 30.0)]
+    #[arg(long, default_value_t = 20.0)]
     rate: f64,
     /// The workers' `reconcile.listed_after`; the default of 3 minutes makes settling that much longer.
     #[arg(long, default_value = "20s")]

@@ -118,6 +118,7 @@ impl Command {
 
 /// Parses the command line of this process, runs the command and turns its result into an exit code.
 pub fn main() -> ExitCode {
+    small_pages();
     let cli = Cli::parse();
     match run(cli) {
         Ok(code) => code,
@@ -132,6 +133,16 @@ pub fn main() -> ExitCode {
             output::error(&error);
             ExitCode::from(if wrong_usage { WRONG_USAGE } else { FAILED })
         }
+    }
+}
+
+/// Where the kernel gives huge pages to whoever doesn't ask, two megabytes become resident for each first byte: of an idle
+/// worker's memory that was a third (59 MiB, 40 without).
+fn small_pages() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
+        // Only memory is at stake; a kernel without them has nothing to turn off.
+        tracing::debug!(%error, "huge pages can't be turned off");
     }
 }
 
