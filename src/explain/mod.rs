@@ -9,8 +9,8 @@ mod words;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-pub use waiting::Waiting;
-pub use words::{Meaning, meaning};
+pub use waiting::{Reason, Waiting};
+pub use words::{Meaning, meaning, words};
 
 use crate::{
     domain::{
@@ -99,6 +99,23 @@ pub enum Event {
     Revoked,
     /// An event or a dead letter waits to be published.
     Unpublished,
+}
+
+impl Event {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::Received,
+        Self::Retried,
+        Self::Claimed,
+        Self::Called,
+        Self::Attempt,
+        Self::Reconciled,
+        Self::Outcome,
+        Self::FurtherKey,
+        Self::Revocation,
+        Self::Revoked,
+        Self::Unpublished,
+    ];
 }
 
 impl Entry {
