@@ -1,6 +1,15 @@
 //! Why is a job where it is? Turns what the records know of it into a timeline and into what it waits for.
 //!
 //! Pure: reads nothing and prints nothing, so that whoever shows it, tells the same.
+//!
+//! ```
+//! use im_dispatcher::explain::meaning;
+//!
+//! let known = meaning("im-90012").unwrap();
+//! println!("{}: {}", known.meaning, known.advice);
+//! assert!(known.advice.contains("import the account"));
+//! assert!(meaning("no-such-word").is_none());
+//! ```
 
 mod timeline;
 mod waiting;

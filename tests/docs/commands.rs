@@ -172,7 +172,7 @@ fn every_command_in_a_sentence_exists() {
                 let words: Vec<String> = commands(span).into_iter().next().unwrap_or_default();
                 let fault = match words.first().map(String::as_str) {
                     Some("im-dispatcher") => unknown_word(&root, &words[1..]),
-                    Some(program) if program.starts_with("scripts/") && program.ends_with(".sh") => {
+                    Some(program) if program.starts_with("scripts/") && program.len() > "scripts/".len() => {
                         if path(program).exists() {
                             script_fault(&words)
                         } else {

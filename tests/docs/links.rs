@@ -5,7 +5,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use crate::markdown::{documents, path, prose, text};
+use crate::markdown::{documents, is_markdown, path, prose, text};
 
 /// Link targets of a text, with their lines: `[…](target)`, images among them.
 fn links(document: &str) -> Vec<(usize, String)> {
@@ -80,7 +80,7 @@ fn every_relative_link_leads_to_a_file_and_its_anchor_to_a_heading() {
             let target = target.filter(|target| path(target.to_str().unwrap()).exists());
             let right = target.is_some_and(|target| {
                 let target = target.to_str().unwrap();
-                anchor.is_empty() || (target.ends_with(".md") && anchors(&text(target)).contains(anchor))
+                anchor.is_empty() || (is_markdown(target) && anchors(&text(target)).contains(anchor))
             });
             if !right {
                 broken.push(format!("{document}:{line}: {link}"));

@@ -15,6 +15,8 @@ mod links;
 #[path = "../support/markdown.rs"]
 mod markdown;
 #[cfg(test)]
+mod promises;
+#[cfg(test)]
 mod shell;
 #[cfg(test)]
 mod words;

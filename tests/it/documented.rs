@@ -2,7 +2,7 @@
 //! run here (it installs, needs Docker, stays until Ctrl-C) has `<!-- not run: REASON -->` before it; that its commands exist is
 //! tested in `tests/docs`.
 
-use std::{collections::BTreeMap, os::unix::fs::symlink, path::Path, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, os::unix::fs::symlink, path::Path, process::Stdio, time::Duration};
 
 use tokio::io::AsyncReadExt as _;
 
@@ -50,7 +50,7 @@ fn script(document: &str, blocks: &[Block]) -> String {
     // What it starts in the background ends with it, however it ends.
     let mut script = "set -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n".to_owned();
     for block in blocks.iter().filter(|block| is_run(block)) {
-        script += &format!("echo '=== {document}:{}'\n{}", block.line, block.text);
+        write!(script, "echo '=== {document}:{}'\n{}", block.line, block.text).unwrap();
     }
     ADDRESSES.iter().fold(script, |script, address| {
         if script.contains(address) {

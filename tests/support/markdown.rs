@@ -11,7 +11,6 @@ pub(crate) fn path(relative: &str) -> PathBuf {
 }
 
 /// A file of this repository.
-#[expect(clippy::panic, reason = "a helper of tests: the file's name belongs to its failure")]
 pub(crate) fn text(relative: &str) -> String {
     fs::read_to_string(path(relative)).unwrap_or_else(|error| panic!("{relative}: {error}"))
 }
@@ -27,7 +26,6 @@ pub(crate) fn documents() -> Vec<String> {
     found
 }
 
-#[expect(clippy::unwrap_used, reason = "a helper of tests")]
 fn collect(folder: &str, deep: bool, found: &mut Vec<String>) {
     for entry in fs::read_dir(path(folder)).unwrap() {
         let entry = entry.unwrap();
@@ -42,10 +40,17 @@ fn collect(folder: &str, deep: bool, found: &mut Vec<String>) {
             if deep && !["node_modules", "vendor"].iter().any(|other| relative.ends_with(other)) {
                 collect(&relative, deep, found);
             }
-        } else if relative.ends_with(".md") {
+        } else if is_markdown(&relative) {
             found.push(relative);
         }
     }
+}
+
+/// Whether a path is a document's.
+pub(crate) fn is_markdown(relative: &str) -> bool {
+    Path::new(relative)
+        .extension()
+        .is_some_and(|extension| extension == "md")
 }
 
 /// A fenced block.

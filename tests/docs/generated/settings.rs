@@ -80,7 +80,7 @@ fn the_settings_reference_is_fresh() {
         let short: Vec<_> = short.iter().map(|name| format!("`{name}`")).collect();
         writeln!(body, "| `{name}` | {} | {} |", cell(&default), short.join(", ")).unwrap();
     }
-    write!(body, "\n## The file, with what each means\n\n```toml\n{}```\n", file).unwrap();
+    write!(body, "\n## The file, with what each means\n\n```toml\n{file}```\n").unwrap();
     check(
         "settings.md",
         &page("Settings", &format!("`{SOURCE}`"), INTRODUCTION, &body),
