@@ -43,9 +43,12 @@ while IFS=: read -r page link; do
   link=${link%\"}
   file=${link%%\#*}
   file=${file%%\?*}
-  [ -n "$file" ] || continue
+  anchor=
+  case $link in *\#*) anchor=${link#*\#} ;; esac
+  target=$page
+  [ -z "$file" ] || target=$(dirname "$page")/$file
   count=$((count + 1))
-  if [ ! -e "$(dirname "$page")/$file" ]; then
+  if [ ! -e "$target" ] || { [ -n "$anchor" ] && ! grep -q "id=\"$anchor\"" "$target"; }; then
     say "$page: $link leads nowhere"
     broken=$((broken + 1))
   fi
