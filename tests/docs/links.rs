@@ -66,7 +66,7 @@ fn every_relative_link_leads_to_a_file_and_its_anchor_to_a_heading() {
     let mut count = 0;
     for document in documents() {
         let content = text(&document);
-        for (line, link) in links(&content) {
+        for (number, link) in links(&content) {
             if link.contains("://") || link.starts_with("mailto:") {
                 continue;
             }
@@ -83,7 +83,7 @@ fn every_relative_link_leads_to_a_file_and_its_anchor_to_a_heading() {
                 anchor.is_empty() || (is_markdown(target) && anchors(&text(target)).contains(anchor))
             });
             if !right {
-                broken.push(format!("{document}:{line}: {link}"));
+                broken.push(format!("{document}:{number}: {link}"));
             }
         }
     }

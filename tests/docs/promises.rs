@@ -27,15 +27,16 @@ fn source(module: &str) -> Option<String> {
     Some(found).filter(|found| !found.is_empty())
 }
 
-/// Whether a name leads to a test: `fn NAME`, or for a module of that name, anything.
+/// Whether a name leads to a test: `fn NAME`, or a line of a macro that makes it; or, for a module of that name, to anything.
 fn is_there(name: &str) -> bool {
-    let parts: Vec<&str> = name.split("::").collect();
-    let Some(source) = source(parts[0]) else { return false };
-    let last = parts[parts.len() - 1];
-    match last.strip_suffix('…') {
-        Some(begin) => source.contains(&format!("fn {begin}")),
-        None => source.contains(&format!("fn {last}(")) || self::source(&format!("{}/{last}", parts[0])).is_some(),
-    }
+    let (module, last) = name.rsplit_once("::").unwrap();
+    let module = module.replace("::", "/");
+    let named = source(&module).is_some_and(|source| {
+        let (begin, end) = last.strip_suffix('…').map_or((last, "("), |begin| (begin, ""));
+        source.contains(&format!("fn {begin}{end}"))
+            || source.contains(&format!("\n    {begin}{}", if end.is_empty() { "" } else { ":" }))
+    });
+    named || source(&format!("{module}/{last}")).is_some()
 }
 
 #[test]
