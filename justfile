@@ -32,6 +32,14 @@ sqlx-check:
 check-deploy:
     scripts/check-deploy.sh
 
+# The documents as a book: just book --serve
+book *ARGS:
+    scripts/book.sh {{ARGS}}
+
+# docs/reference/, from the command line, the settings, the schemas and the words.
+update-docs:
+    UPDATE_DOCS=1 cargo test --test docs
+
 # The Debian package.
 package:
     scripts/package.sh

@@ -2,7 +2,8 @@
 # Real jobs, from RabbitMQ through the rate budget to the (simulated) IM API and into Postgres, and revoked again:
 #
 #   scripts/demo.sh                builds, runs, prints what happened, and exits 0 only if every count is right
-#   scripts/demo.sh --dashboard    the same, and stays with the worker's address printed until Ctrl-C
+#   scripts/demo.sh --dashboard    the same, and stays with some load until Ctrl-C: prints the dashboard's address, and opens
+#                                  it where there is a desktop
 #
 # Services as in scripts/test.sh: given URLs, or what scripts/services.sh up started, or private ones for this run. Nothing
 # is left running. The jobs are in examples/demo/; the two campaigns are written here.
@@ -195,11 +196,37 @@ FROM (SELECT *, row_number() OVER (PARTITION BY left(job_id, 9) ORDER BY idx, jo
 WHERE nth <= 4 ORDER BY job_id, idx;
 SQL
 
+# keep_busy: something to look at. Each round some single messages, of which one fails, an urgent one, and now and then a batch.
+keep_busy() {
+  local round
+  for ((round = 1; ; round++)); do
+    recipients 100 1 "reader_${round}_" |
+      sed 's/.*/{"type": "send", "id": "live-&", "group": "live", "from": "editor", "to": "&", "message": {"text": "News."}}/' |
+      dispatcher submit --lane normal - >/dev/null 2>&1 || true
+    printf '{"type": "send", "id": "live-otp-%d", "to": "user_%d", "message": {"text": "A code."}}\n' $round $round |
+      dispatcher submit --lane high - >/dev/null 2>&1 || true
+    if ((round % 5 == 1)); then
+      {
+        printf '{"type": "batch_send", "id": "live-batch-%d", "group": "offers", "from": "shop", "message": {"text": "Offers."}, "to": [' $round
+        recipients 400 4 "customer_${round}_" | sed 's/.*/"&"/' | paste -sd,
+        printf ']}'
+      } | tr -d '\n' | dispatcher submit --lane bulk - >/dev/null 2>&1 || true
+    fi
+    sleep 2
+  done
+}
+
 if $stay && $right; then
   step "http://127.0.0.1:$http/"
-  say "The worker, the simulator and the services stay until Ctrl-C."
-  trap 'exit 0' INT
+  say "The worker, the simulator and the services stay until Ctrl-C, with some forty messages a second."
   passed=true
+  keep_busy &
+  busy_pid=$!
+  at_exit "kill $busy_pid 2>/dev/null || true; wait $busy_pid 2>/dev/null || true"
+  trap 'exit 0' INT
+  if [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ] && command -v xdg-open >/dev/null; then
+    xdg-open "http://127.0.0.1:$http/" >/dev/null 2>&1 &
+  fi
   wait "$worker_pid" || true
   passed=false
   die "the worker ended by itself; see $work/worker.log"

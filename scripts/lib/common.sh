@@ -75,7 +75,7 @@ apt_install() {
 
 # A linker and a C compiler: rustc needs the one, aws-lc-sys and mimalloc the other.
 need_compiler() {
-  command -v cargo >/dev/null || die "cargo isn't in PATH: install Rust 1.94 or later first"
+  command -v cargo >/dev/null || die "cargo isn't in PATH: install Rust 1.94 or later first, https://rustup.rs"
   command -v cc >/dev/null || apt_install gcc libc6-dev || die "no C compiler (cc): install gcc and libc6-dev"
 }
 

@@ -14,6 +14,26 @@
 //! messages       jobs, events, letters   dead_letters      look, replay, discard
 //! event_queue    events, for who reads them
 //! ```
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use im_dispatcher::{broker::{Broker, BrokerOptions, Disposition}, domain::Lane};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let url = "amqp://guest:guest@127.0.0.1:5672/%2f".to_owned().into();
+//! let (broker, mut deliveries) = Broker::start(BrokerOptions::new(url, "im"))?;
+//! if let Err(not_ready) = broker.wait_until_ready(Duration::from_secs(15)).await {
+//!     return Err(not_ready.reasons.join("; ").into());
+//! }
+//! let mut urgent = deliveries.take(Lane::High);
+//! while let Some(delivery) = urgent.recv().await {
+//!     println!("{} bytes from {}", delivery.body.len(), delivery.queue);
+//!     delivery.settle(Disposition::Ack);
+//! }
+//! broker.close().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod consumer;
 pub mod dead_letters;

@@ -14,6 +14,25 @@
 //!
 //! It knows no HTTP, no SQL and no AMQP, nor what a call is.
 //!
+//! ```
+//! use im_dispatcher::{
+//!     budget::{Budget, BudgetKey, BudgetOptions, CallOutcome, Limits, SlotRequest},
+//!     domain::{Command, Lane, SdkAppId},
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let limits = Limits { calls_per_second: 200, ..Limits::NONE };
+//! let budget = Budget::new(BudgetOptions::default(), move |_| limits);
+//! let key = BudgetKey { host: "https://example.org".into(), sdk_app_id: SdkAppId(1), command: Command::SendMsg };
+//!
+//! let mut slot = budget.slot(&key, SlotRequest::new(Lane::High)).await; // claim here, then
+//! slot.wait_due().await;
+//! assert!(slot.use_now().is_ok()); // the call is made now, or the slot is forfeited
+//! budget.answered(&key, CallOutcome::Ok);
+//! # }
+//! ```
+//!
 //! Why the log and not governor by default: under backlog both pace evenly and waste nothing. But governor with the burst
 //! of one that makes it exact gives a lone job no more than the next beat, can't take back a slot that a job did not need
 //! or missed, and can't answer an idle second at once; with a larger burst its rate has to fall for the window to hold.

@@ -33,7 +33,10 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{ConfigError, Settings};
+use crate::{
+    config::{ConfigError, Settings},
+    store::StoreError,
+};
 
 use context::GlobalArgs;
 use output::Usage;
@@ -131,6 +134,13 @@ pub fn main() -> ExitCode {
                 .chain()
                 .any(|cause| cause.is::<ConfigError>() || cause.is::<Usage>());
             output::error(&error);
+            if error
+                .chain()
+                .filter_map(|cause| cause.downcast_ref::<StoreError>())
+                .any(StoreError::lacks_migrations)
+            {
+                output::note("the database lacks migrations: start a worker, or run `im-dispatcher migrate`");
+            }
             ExitCode::from(if wrong_usage { WRONG_USAGE } else { FAILED })
         }
     }

@@ -32,7 +32,7 @@ pub(super) enum Waited<T> {
 }
 
 /// Looks until nothing is pending or `patience` is over. What is not on record yet may still come: `unknown_patience`
-/// bounds how long that is believed. A database that is away for a moment is looked at again.
+/// bounds how long that is believed. A database that is away for a moment, or has no tables yet, is looked at again.
 pub(super) async fn until_settled<T>(
     patience: Option<Duration>,
     unknown_patience: Duration,
@@ -56,6 +56,10 @@ pub(super) async fn until_settled<T>(
             Ok(None) => {}
             Err(error) if error.is_unavailable() && !over(unknown_patience) => {
                 bar.set_message("the database is away");
+            }
+            // A worker that starts for the first time is about to make the tables.
+            Err(error) if error.lacks_migrations() && !over(unknown_patience) => {
+                bar.set_message("the database has no tables yet");
             }
             Err(error) => return Err(error),
         }

@@ -1,6 +1,21 @@
 //! The words of the field and their rules: ids, jobs, messages, outcomes, classes of errors.
 //!
 //! Nothing here does I/O or knows AMQP, SQL or HTTP; every other module may depend on it, and it depends on none.
+//!
+//! ```
+//! use im_dispatcher::domain::{AccountId, JobId, job::{Job, Task}, message::Message};
+//!
+//! // Built by types or read from JSON: the same job.
+//! let built = Job::new(
+//!     JobId::parse("order-4711-shipped")?,
+//!     Task::Send { from: None, to: AccountId::parse("alice")?, message: Message::from_text("On its way.") },
+//! );
+//! assert_eq!(Job::decode(&built.encode(), None).as_ref(), Ok(&built));
+//!
+//! // An id that can't be one isn't made: an account has 1 to 32 bytes.
+//! assert!(AccountId::parse("").is_err());
+//! # Ok::<(), im_dispatcher::domain::IdError>(())
+//! ```
 
 mod by_text;
 pub mod command;

@@ -3,6 +3,17 @@
 //!
 //! The delays come from `backoff::ExponentialBackoff`. Its own randomness is not used (it draws from the thread's
 //! generator, which no test can hold), nor is its clock: only its current interval is read.
+//!
+//! ```
+//! use std::time::Duration;
+//! use im_dispatcher::domain::{ErrorClass, retry::{Next, RetryPolicy}};
+//!
+//! let policy = RetryPolicy { jitter: 0.0, ..RetryPolicy::default() };
+//! // The first attempt failed for the moment, the third did, and the last that is allowed did.
+//! assert_eq!(policy.next(ErrorClass::Transient, 1, 0.5), Next::RetryIn(Duration::from_secs(1)));
+//! assert_eq!(policy.next(ErrorClass::Transient, 3, 0.5), Next::RetryIn(Duration::from_secs(4)));
+//! assert_eq!(policy.next(ErrorClass::Transient, policy.max_attempts, 0.5), Next::GiveUp);
+//! ```
 
 use std::time::Duration;
 

@@ -1,6 +1,15 @@
 //! Why is a job where it is? Turns what the records know of it into a timeline and into what it waits for.
 //!
 //! Pure: reads nothing and prints nothing, so that whoever shows it, tells the same.
+//!
+//! ```
+//! use im_dispatcher::explain::meaning;
+//!
+//! let known = meaning("im-90012").unwrap();
+//! println!("{}: {}", known.meaning, known.advice);
+//! assert!(known.advice.contains("import the account"));
+//! assert!(meaning("no-such-word").is_none());
+//! ```
 
 mod timeline;
 mod waiting;
@@ -9,8 +18,8 @@ mod words;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-pub use waiting::Waiting;
-pub use words::{Meaning, meaning};
+pub use waiting::{Reason, Waiting};
+pub use words::{Meaning, meaning, words};
 
 use crate::{
     domain::{
@@ -99,6 +108,23 @@ pub enum Event {
     Revoked,
     /// An event or a dead letter waits to be published.
     Unpublished,
+}
+
+impl Event {
+    /// Every kind.
+    pub const ALL: [Self; 11] = [
+        Self::Received,
+        Self::Retried,
+        Self::Claimed,
+        Self::Called,
+        Self::Attempt,
+        Self::Reconciled,
+        Self::Outcome,
+        Self::FurtherKey,
+        Self::Revocation,
+        Self::Revoked,
+        Self::Unpublished,
+    ];
 }
 
 impl Entry {

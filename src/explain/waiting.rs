@@ -57,6 +57,23 @@ pub enum Reason {
     Nothing,
 }
 
+impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 11] = [
+        Self::Loading,
+        Self::SendAt,
+        Self::SendWindow,
+        Self::Retry,
+        Self::History,
+        Self::Slot,
+        Self::Worker,
+        Self::Outcome,
+        Self::Revocation,
+        Self::Closing,
+        Self::Nothing,
+    ];
+}
+
 /// What a job waits for; what is due first first.
 pub(super) fn of(facts: &JobFacts, state: JobState) -> Vec<Waiting> {
     let mut waiting: Vec<Waiting> = facts.work.iter().map(|work| of_work(facts, work)).collect();

@@ -1,4 +1,6 @@
 //! What does a word of an attempt, a failure or a dead letter mean, and what is to be done about it?
+//!
+//! `docs/words.md` is generated from it.
 
 use serde::Serialize;
 
@@ -17,7 +19,9 @@ pub struct Meaning {
 }
 
 /// The words that are ours; those of the service are in the table of its codes.
-const WORDS: [(&str, Meaning); 19] = [
+///
+/// `http` stands for `http-STATUS`, `broker` for `broker-REASON`.
+const WORDS: [(&str, Meaning); 22] = [
     word(
         "retries-exhausted",
         "every attempt that the settings allow was made",
@@ -62,6 +66,21 @@ const WORDS: [(&str, Meaning); 19] = [
         "id-conflict",
         "the id belongs to another job whose content differs",
         "publish the job under an id of its own and discard the letter",
+    ),
+    word(
+        "unrouted",
+        "it was published with a routing key that no lane has",
+        "publish it under `high`, `normal` or `bulk` (or `LANE.APP` where the app has queues of its own), then discard the letter",
+    ),
+    word(
+        "broker",
+        "RabbitMQ itself took it out of a queue, for the reason that the word names",
+        "look for a policy or an argument of the queue that isn't ours (a time to live, a length); then replay the dead letter",
+    ),
+    word(
+        "unknown",
+        "somebody else put it into the dead queue, without a reason",
+        "ask who publishes to the dead queue; replay it if it is a job, else discard it",
     ),
     word(
         "deadline",
@@ -121,11 +140,19 @@ pub fn meaning(word: &str) -> Option<Meaning> {
         let CodeInfo { meaning, advice, .. } = *im::lookup(ErrorCode(code))?;
         return Some(Meaning { meaning, advice });
     }
-    let word = if word.starts_with("http-") { "http" } else { word };
+    let word = match word.split_once('-') {
+        Some((family @ ("http" | "broker"), _)) => family,
+        _ => word,
+    };
     WORDS
         .iter()
         .find(|(known, _)| *known == word)
         .map(|(_, meaning)| *meaning)
+}
+
+/// Every word that is ours, with its meaning; `http` and `broker` stand for `http-STATUS` and `broker-REASON`.
+pub fn words() -> impl Iterator<Item = (&'static str, Meaning)> {
+    WORDS.into_iter()
 }
 
 #[cfg(test)]
@@ -163,6 +190,9 @@ mod tests {
             "outcome-unknown",
             "poison",
             "internal",
+            "unrouted",
+            "broker-maxlen",
+            "broker-delivery_limit",
         ] {
             assert!(meaning(word).is_some(), "{word}");
         }

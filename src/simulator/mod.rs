@@ -29,6 +29,24 @@
 //! Faults by rule, probability or script ([`FaultRule`]); a clock that can be put forward; a history that lags; limits that
 //! change while it runs; a control API (`/_sim/…`, loopback only); and an exact account of what it accepted ([`Report`]).
 //! A call is carried out at once when its body is there, also if its client is gone by then.
+//!
+//! # How it is used
+//! ```
+//! use im_dispatcher::{
+//!     domain::Command,
+//!     simulator::{Fault, Simulator, SimulatorOptions},
+//! };
+//!
+//! # fn main() -> anyhow::Result<()> {
+//! let service = Simulator::start(SimulatorOptions::default())?;
+//! // The next call is carried out, and its answer lost.
+//! service.inject(Command::SendMsg, Fault::CutAfter, 1);
+//! // … what is tested calls `service.base_url()` with [`SAMPLE_SDK_APP_ID`] and [`SAMPLE_SECRET`] …
+//! assert_eq!(service.messages_to("alice").len(), 0, "nobody has called here");
+//! assert!(service.report().sent_twice.is_empty());
+//! # Ok(())
+//! # }
+//! ```
 
 mod answer;
 mod app;

@@ -54,6 +54,11 @@ impl StoreError {
         matches!(self.sqlstate().as_deref(), Some("40P01" | "40001" | "55P03"))
     }
 
+    /// Whether a table, a column or a function is missing: the migrations were never applied, or not all of them.
+    pub fn lacks_migrations(&self) -> bool {
+        matches!(self.sqlstate().as_deref(), Some("42P01" | "42703" | "42883"))
+    }
+
     /// Whether the database is away, shutting down, read-only after a failover, or out of connections: wait and try again.
     pub fn is_unavailable(&self) -> bool {
         match self {

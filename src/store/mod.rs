@@ -1,4 +1,19 @@
 //! Postgres: the records, and the work that the table owns. Returns domain types, never rows; knows no AMQP and no HTTP.
+//!
+//! ```no_run
+//! use im_dispatcher::{domain::JobId, store::{MessagePage, Store, StoreOptions}};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let store = Store::new(&StoreOptions::new("postgres://user:password@127.0.0.1/im".to_owned().into()))?;
+//! store.migrate().await?;
+//! match store.job_status(&JobId::parse("otp-4711")?, &MessagePage::counts_only()).await? {
+//!     Some(status) => println!("{:?}: {} of {} sent", status.state, status.recipients.sent, status.recipients.total),
+//!     None => println!("not on record"),
+//! }
+//! store.close().await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod audit;
 mod budgets;

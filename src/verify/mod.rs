@@ -2,6 +2,15 @@
 //!
 //! Knows records and the history; prints nothing. Runs beside the workers, so it is paced ([`HistoryAsker`]), asks each
 //! conversation once, and needs no memory that grows with the records.
+//!
+//! ```
+//! use im_dispatcher::verify::VerifyReport;
+//!
+//! let mut report = VerifyReport { sent: 3, ..VerifyReport::default() };
+//! assert!(report.holds());
+//! report.missing = 1; // on record as sent, and in no history
+//! assert!(!report.holds());
+//! ```
 
 mod history;
 mod judge;

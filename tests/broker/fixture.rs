@@ -40,13 +40,13 @@ impl Fixture {
     }
 
     pub(crate) async fn at(url: String) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
         // What the broker layer says, wherever RUST_LOG asks for it.
         let told = tracing_subscriber::fmt()
             .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
             .with_writer(std::io::stderr)
             .try_init();
         drop(told);
-        static COUNT: AtomicU32 = AtomicU32::new(0);
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
         let namespace = format!("t{}-{count}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
         let raw = Connection::connect(&url, ConnectionProperties::default())

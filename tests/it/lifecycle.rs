@@ -49,6 +49,33 @@ async fn a_job_is_sent_recorded_and_told_of_and_a_worker_that_is_asked_to_end_ex
 }
 
 #[tokio::test]
+async fn a_command_before_the_first_worker_says_what_is_missing_and_with_wait_waits_for_it() {
+    let world = World::new().await;
+    let output = world.cli(&["status", "early"]).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("`im-dispatcher migrate`"), "{said}");
+
+    let job = r#"{"type": "send", "id": "early", "to": "alice", "message": {"text": "hello"}}"#;
+    let published = world
+        .cli_with_input(&["submit", "--lane", "high", "-"], job.as_bytes())
+        .await;
+    assert_eq!(published.status.code(), Some(0));
+    let (waited, _worker) = tokio::join!(
+        world.cli(&["status", "early", "--wait", "--json"]),
+        Worker::start(&world)
+    );
+    assert_eq!(
+        waited.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&waited.stderr)
+    );
+    let status: serde_json::Value = serde_json::from_slice(&waited.stdout).unwrap();
+    assert_eq!(status["state"], "sent");
+}
+
+#[tokio::test]
 async fn a_worker_whose_broker_is_cut_off_says_so_and_goes_on_by_itself_when_it_is_back() {
     let mut world = World::new().await;
     let relay = Relay::in_front_of(&world.services.amqp_url).await;

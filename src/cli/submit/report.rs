@@ -184,7 +184,8 @@ impl Report {
                 ", {count} not published{rest}; submit the same again: jobs that were published are not sent twice"
             ),
         };
-        format!("{} jobs published{bad}{repeats}{unpublished}", self.good)
+        let jobs = if self.good == 1 { "job" } else { "jobs" };
+        format!("{} {jobs} published{bad}{repeats}{unpublished}", self.good)
     }
 }
 

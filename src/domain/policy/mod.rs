@@ -1,6 +1,22 @@
 //! Sending policy: when may a message go out, and how many may a recipient get? What a job and its lane say, joined.
 //!
 //! Pure rules, and the clock is an argument. It must not know how a job waits, nor where is counted.
+//!
+//! ```
+//! use im_dispatcher::domain::{job::Job, policy::{Gate, LanePolicy, gate}};
+//!
+//! let job = Job::decode(
+//!     br#"{"type": "send", "id": "promo-1", "to": "alice", "message": {"text": "Today only"},
+//!          "send_window": {"start": "09:00", "end": "21:00", "timezone": "Asia/Shanghai"}}"#,
+//!     None,
+//! )?;
+//! let noon: chrono::DateTime<chrono::Utc> = "2026-11-29T12:00:00+08:00".parse().unwrap();
+//! let night = "2026-11-29T23:00:00+08:00".parse().unwrap();
+//! assert_eq!(gate(&job, &LanePolicy::default(), noon), Gate::Open);
+//! let opens = "2026-11-30T09:00:00+08:00".parse().unwrap();
+//! assert_eq!(gate(&job, &LanePolicy::default(), night), Gate::Until(opens));
+//! # Ok::<(), im_dispatcher::domain::job::DecodeError>(())
+//! ```
 
 mod cap;
 mod window;
