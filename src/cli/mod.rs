@@ -3,12 +3,14 @@
 //! What a machine reads goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or
 //! configuration.
 
+mod act;
 mod args;
 mod check;
 mod completions;
 mod config;
 mod context;
 mod dead_letters;
+mod erase;
 mod explain;
 mod history;
 mod import;
@@ -84,6 +86,8 @@ enum Command {
     /// Look at the jobs that could not be carried out, replay them or discard them
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Remove one account's data from the records, except for what is still under way
+    Erase(erase::Args),
     /// Print every message of a conversation, one JSON object a line
     History(history::Args),
     /// Count an account's unread messages, in all or by peer
@@ -178,6 +182,7 @@ async fn run_command(
         Command::Resume(args) => pause::resume(&settings, &args).await,
         Command::Top(args) => top::run(&settings, &args).await,
         Command::DeadLetters(command) => dead_letters::run(&settings, &command).await,
+        Command::Erase(args) => erase::run(&settings, &args).await,
         Command::History(args) => history::run(&settings, &args).await,
         Command::Unread(args) => unread::run(&settings, &args).await,
         Command::MarkRead(args) => mark_read::run(&settings, &args).await,
@@ -221,6 +226,7 @@ mod tests {
             "resume",
             "top",
             "dead-letters",
+            "erase",
             "history",
             "unread",
             "mark-read",

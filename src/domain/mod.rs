@@ -7,6 +7,7 @@ pub mod command;
 mod decode;
 mod digest;
 mod encode;
+pub mod erasure;
 pub mod error_class;
 pub mod event;
 pub mod ids;

@@ -13,6 +13,10 @@ mod closing;
 mod closing_tests;
 mod doubts;
 mod durability;
+mod erase;
+#[cfg(test)]
+mod erase_tests;
+mod erase_traces;
 mod error;
 mod explain;
 mod group_repeats;
@@ -60,6 +64,8 @@ pub use claims::{CALL_WINDOW, ClaimVerdict, ExistingJob, ExistingMessage, NewCla
 pub use closing::ClosedJob;
 pub use doubts::{Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found};
 pub use durability::Durability;
+pub use erase::{EraseScope, JobErased, JobOfAccount, JobsOfAccount, StillLive};
+pub use erase_traces::TracesOfAccount;
 pub use error::StoreError;
 pub use explain::{
     AttemptFact, CallFact, JobFacts, KeyFact, MessageFact, OutboxFact, RevocationFact, RevocationTarget, WorkFact,
