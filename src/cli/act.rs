@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn a_user_is_named_by_its_number() {
-        let users = "root:x:0:0:root:/root:/bin/bash\n# nothing\n:x:7:7::/:\nim:x:997:997::/var/lib/im:/usr/sbin/nologin\n";
+        let users =
+            "root:x:0:0:root:/root:/bin/bash\n# nothing\n:x:7:7::/:\nim:x:997:997::/var/lib/im:/usr/sbin/nologin\n";
         assert_eq!(name_of(997, users).as_deref(), Some("im"));
         assert_eq!(name_of(7, users), None);
         assert_eq!(name_of(1_000, users), None);

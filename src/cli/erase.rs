@@ -3,7 +3,7 @@
 //! Counts first. What is still live is left and named, so that nothing which waits is lost; a second run takes it once it
 //! has ended. What a repeat of a job is recognised by stays: no redelivery sends again.
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
@@ -20,6 +20,8 @@ use super::{
     output::{can_ask, confirm, json as print_json, line, note, plain, progress, usage},
 };
 
+/// What has just ended is waited for where it takes no longer.
+const PATIENCE: Duration = Duration::from_mins(1);
 /// What waits is named one by one up to so many.
 const SHOWN: usize = 1_000;
 
@@ -35,11 +37,11 @@ pub(super) struct Args {
     /// Count, and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Don't ask; without a terminal it is required
+    /// Don't ask
     #[arg(long, short)]
     yes: bool,
-    /// Leave what ended later than so long ago: its event may still be on its way
-    #[arg(long, value_name = "DURATION", default_value = "10m")]
+    /// Leave what ended later than so long ago: its event may still be on its way. Up to a minute is waited for
+    #[arg(long, value_name = "DURATION", default_value = "10s")]
     settled_for: humantime::Duration,
     /// One object, for machines
     #[arg(long)]
@@ -87,9 +89,6 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> anyhow::Result<Exit
         ))
         .into());
     }
-    if !args.dry_run && !args.yes && !can_ask() {
-        return Err(usage("erasing can't be undone: give --yes, or look first with --dry-run").into());
-    }
     let store = store(settings)?;
     let scope = EraseScope {
         account: &account,
@@ -113,7 +112,7 @@ async fn run_on(store: &Store, scope: EraseScope<'_>, args: &Args) -> anyhow::Re
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if !args.yes && !confirm("Erase what has ended of it for good?")? {
+    if !args.yes && can_ask() && !confirm("Erase what has ended of it for good?")? {
         note("nothing was changed");
         return Ok(ExitCode::FAILURE);
     }
@@ -161,6 +160,26 @@ async fn look(store: &Store, scope: EraseScope<'_>) -> anyhow::Result<(Vec<JobOf
 }
 
 impl Count {
+    /// Erases and counts one job's part, unless it is live: what was when it was counted may have ended meanwhile.
+    async fn erase(
+        &mut self,
+        store: &Store,
+        scope: EraseScope<'_>,
+        job: &JobOfAccount,
+    ) -> anyhow::Result<Option<StillLive>> {
+        match store.erase_job(scope, &job.id).await? {
+            JobErased::Done { messages, as_sender } => {
+                self.jobs += 1;
+                self.messages += messages;
+                self.as_sender += as_sender;
+                self.named += u64::from(job.named);
+                Ok(None)
+            }
+            JobErased::Live(live) => Ok(Some(live)),
+            JobErased::Nothing => Ok(None),
+        }
+    }
+
     async fn add_revocations(&mut self, store: &Store, scope: EraseScope<'_>) -> anyhow::Result<()> {
         let waiting = store.live_revocations_of(scope).await?;
         self.waiting
@@ -171,20 +190,21 @@ impl Count {
 
 async fn erase(store: &Store, scope: EraseScope<'_>, jobs: &[JobOfAccount]) -> anyhow::Result<Count> {
     let bar = progress(Some(jobs.len() as u64), "{bar:30} {pos}/{len} {elapsed}");
-    let mut count = Count::default();
+    let (mut count, mut recent) = (Count::default(), Vec::new());
     for job in jobs {
-        // What was live when it was counted may have ended meanwhile.
-        match store.erase_job(scope, &job.id).await? {
-            JobErased::Done { messages, as_sender } => {
-                count.jobs += 1;
-                count.messages += messages;
-                count.as_sender += as_sender;
-                count.named += u64::from(job.named);
-            }
-            JobErased::Live(live) => count.waiting.push((job.id.clone(), live)),
-            JobErased::Nothing => {}
+        match count.erase(store, scope, job).await? {
+            Some(StillLive::Recent) if scope.settled_for <= PATIENCE => recent.push(job),
+            Some(live) => count.waiting.push((job.id.clone(), live)),
+            None => {}
         }
         bar.inc(1);
+    }
+    if !recent.is_empty() {
+        tokio::time::sleep(scope.settled_for).await;
+        for job in recent {
+            let live = count.erase(store, scope, job).await?;
+            count.waiting.extend(live.map(|live| (job.id.clone(), live)));
+        }
     }
     count.traces = store
         .erase_traces(scope)

@@ -18,6 +18,7 @@ mod mark_read;
 mod migrate;
 mod output;
 mod pause;
+mod prune;
 mod retry;
 mod revoke;
 mod schema;
@@ -88,6 +89,8 @@ enum Command {
     DeadLetters(dead_letters::Command),
     /// Remove one account's data from the records, except for what is still under way
     Erase(erase::Args),
+    /// Remove records that are older than their retention, except for what isn't over
+    Prune(prune::Args),
     /// Print every message of a conversation, one JSON object a line
     History(history::Args),
     /// Count an account's unread messages, in all or by peer
@@ -183,6 +186,7 @@ async fn run_command(
         Command::Top(args) => top::run(&settings, &args).await,
         Command::DeadLetters(command) => dead_letters::run(&settings, &command).await,
         Command::Erase(args) => erase::run(&settings, &args).await,
+        Command::Prune(args) => prune::run(&settings, &args).await,
         Command::History(args) => history::run(&settings, &args).await,
         Command::Unread(args) => unread::run(&settings, &args).await,
         Command::MarkRead(args) => mark_read::run(&settings, &args).await,
@@ -227,6 +231,7 @@ mod tests {
             "top",
             "dead-letters",
             "erase",
+            "prune",
             "history",
             "unread",
             "mark-read",

@@ -94,6 +94,8 @@ pub(super) const SETTINGS: &[Known] = &[
     plain("dead_letters.recipients"),
     plain("retention.ids"),
     plain("retention.messages"),
+    plain("retention.audit"),
+    plain("retention.cap_uses"),
     short("log.format", "IM_DISPATCHER_LOG_FORMAT"),
     short("log.filter", "RUST_LOG"),
     short("otel.endpoint", "OTEL_EXPORTER_OTLP_ENDPOINT"),

@@ -201,6 +201,10 @@ pub struct RetentionSettings {
     pub ids: Duration,
     /// Messages and attempts.
     pub messages: Duration,
+    /// The audit log.
+    pub audit: Duration,
+    /// Counts against caps.
+    pub cap_uses: Duration,
 }
 
 /// Logging.

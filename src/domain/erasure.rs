@@ -16,11 +16,14 @@ pub fn pseudonym(account: &AccountId) -> String {
     use std::fmt::Write as _;
 
     let digest = Sha256::digest(account.as_str().as_bytes());
-    digest.iter().take(8).fold("account sha256:".to_owned(), |mut text, byte| {
-        // Writing into a String can't fail.
-        write!(text, "{byte:02x}").ok();
-        text
-    })
+    digest
+        .iter()
+        .take(8)
+        .fold("account sha256:".to_owned(), |mut text, byte| {
+            // Writing into a String can't fail.
+            write!(text, "{byte:02x}").ok();
+            text
+        })
 }
 
 /// Whether a text names the account.
@@ -108,7 +111,15 @@ mod tests {
 
     #[test]
     fn a_name_counts_where_it_stands_alone() {
-        for text in ["ann", "from ann to bob", "bob,ann", "sent to ann.", "(ann)", "\"ann\":", "ann… and more"] {
+        for text in [
+            "ann",
+            "from ann to bob",
+            "bob,ann",
+            "sent to ann.",
+            "(ann)",
+            "\"ann\":",
+            "ann… and more",
+        ] {
             assert!(mentions(text, &ann()), "{text}");
         }
         for text in ["", "annabel", "joann", "ann-2", "ann.b", "ann@home", "an"] {
@@ -124,7 +135,10 @@ mod tests {
         );
         assert_eq!(without_mentions("job a to bob", &ann()), None);
         let long = AccountId::parse("alexandra").unwrap();
-        assert_eq!(without_mentions("job a to bob, alexan…", &long).unwrap(), "job a to bob, (erased)…");
+        assert_eq!(
+            without_mentions("job a to bob, alexan…", &long).unwrap(),
+            "job a to bob, (erased)…"
+        );
         assert_eq!(without_mentions("job a to bob, alexis…", &long), None);
         assert_eq!(without_mentions("größe…", &long), None);
     }
@@ -150,7 +164,10 @@ mod tests {
     #[test]
     fn a_jobs_json_is_read_through_its_escapes() {
         assert!(json_mentions(br#"{"type":"unread","user":"\u0061nn"}"#, &ann()));
-        assert!(!json_mentions(br#"{"type":"unread","user":"bob","id":"annual"}"#, &ann()));
+        assert!(!json_mentions(
+            br#"{"type":"unread","user":"bob","id":"annual"}"#,
+            &ann()
+        ));
         assert!(json_mentions(b"\xff not json: ann", &ann()));
     }
 

@@ -69,11 +69,15 @@ impl StillLive {
     pub const fn advice(self) -> &'static str {
         match self {
             Self::Loading => "its recipients are still being written; a worker goes on with it",
-            Self::Doubt => "a call is under way or its answer was lost; a worker asks the history, `explain` tells when",
+            Self::Doubt => {
+                "a call is under way or its answer was lost; a worker asks the history, `explain` tells when"
+            }
             Self::Pending => "it waits to be sent; `revoke --job` with `--to` cancels it",
             Self::Revoking => "it waits to be revoked; a worker does it",
             Self::Work => "its job has still work to do; `explain` tells what",
-            Self::Event => "its event or dead letter waits for its publication; a worker does it once RabbitMQ is there",
+            Self::Event => {
+                "its event or dead letter waits for its publication; a worker does it once RabbitMQ is there"
+            }
             Self::Recent => "it ended a moment ago; --settled-for says how long that is",
             Self::Tombstone => "it cancels a job that has not come yet; `prune` removes it by age",
         }
@@ -313,7 +317,11 @@ async fn delete_messages(
     .await
     .map_err(|error| StoreError::query("erase further keys", error))?;
     // A call that jobs share is needed by the members that are still there; the last of them takes it along.
-    let mut calls: Vec<_> = gone.iter().filter(|row| row.sent_as).filter_map(|row| row.call_id).collect();
+    let mut calls: Vec<_> = gone
+        .iter()
+        .filter(|row| row.sent_as)
+        .filter_map(|row| row.call_id)
+        .collect();
     calls.sort_unstable();
     calls.dedup();
     sqlx::query!(

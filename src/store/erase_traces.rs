@@ -154,7 +154,10 @@ impl Store {
         .map_err(|error| StoreError::query("look for an account in the audit log", error))?;
         let named = rows.into_iter().filter_map(|row| {
             let target = without_mentions(&row.target, account);
-            let detail = row.detail.as_deref().and_then(|detail| without_mentions(detail, account));
+            let detail = row
+                .detail
+                .as_deref()
+                .and_then(|detail| without_mentions(detail, account));
             (target.is_some() || detail.is_some())
                 .then(|| (row.id, target.unwrap_or(row.target), detail.or(row.detail)))
         });

@@ -27,6 +27,9 @@ mod outcomes;
 mod part_outcomes;
 mod parts;
 mod pauses;
+mod prune;
+#[cfg(test)]
+mod prune_tests;
 #[cfg(test)]
 mod repeats_tests;
 mod retry;
@@ -77,6 +80,7 @@ pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
 pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, Settlement, SingleOutcome};
 pub use part_outcomes::{MemberFailure, PartNext, PartOutcome};
 pub use parts::{CallPair, Caller, CancelledMembers, Member, PartCall, PartClaim, RepeatRule};
+pub use prune::{OldWeek, Pruned, Retention};
 pub use retry::{RetryFilter, Retryable};
 pub use revocations::{CancelledByFanOut, NewRevocation, RevocationAdded};
 pub use revoked::{RawMessage, RevocableMessage, RevokeOutcome};
