@@ -43,6 +43,7 @@ pub(super) const SETTINGS: &[Known] = &[
     short("namespace", "IM_DISPATCHER_NAMESPACE"),
     secret("database_url", "DATABASE_URL"),
     secret("amqp_url", "AMQP_URL"),
+    plain("amqp.ca_file"),
     short("http.addr", "IM_DISPATCHER_HTTP_ADDR"),
     secret("http.admin_token", "IM_DISPATCHER_ADMIN_TOKEN"),
     secret("http.readonly_token", "IM_DISPATCHER_READONLY_TOKEN"),

@@ -12,10 +12,10 @@ use url::Url;
 use crate::domain::{AccountId, AppName, Command, Lane, SdkAppId, policy::MAX_PERIOD, split_urls};
 
 use super::{
-    AppLimits, AppSettings, BudgetSettings, ConfigError, DeadLetterSettings, Environment, HttpSettings, ImSettings,
-    LaneSettings, LogFormat, LogSettings, Origin, OtelSettings, ReconcileSettings, RetentionSettings, RetrySettings,
-    Settings, WindowMode, WorkerSettings, environment::CONFIG_VARIABLE, known::limit_path, layers::Layers,
-    values::Setting,
+    AmqpSettings, AppLimits, AppSettings, BudgetSettings, ConfigError, DeadLetterSettings, Environment, HttpSettings,
+    ImSettings, LaneSettings, LogFormat, LogSettings, Origin, OtelSettings, ReconcileSettings, RetentionSettings,
+    RetrySettings, Settings, WindowMode, WorkerSettings, environment::CONFIG_VARIABLE, known::limit_path,
+    layers::Layers, values::Setting,
 };
 
 mod policy;
@@ -101,6 +101,9 @@ impl Settings {
             namespace: namespace(&layers)?,
             database_url,
             amqp_url: amqp_url(&layers)?,
+            amqp: AmqpSettings {
+                ca_file: layers.setting("amqp.ca_file").map(Setting::file).transpose()?,
+            },
             apps,
             http,
             worker: WorkerSettings {

@@ -18,6 +18,8 @@ pub struct Settings {
     pub database_url: Option<SecretString>,
     /// RabbitMQ; of a cluster the URL of each node, with commas between.
     pub amqp_url: SecretString,
+    /// What those connections trust.
+    pub amqp: AmqpSettings,
     /// Every app that is configured completely; see [`Settings::require_apps`].
     pub apps: BTreeMap<AppName, AppSettings>,
     /// Health, metrics, API.
@@ -185,6 +187,13 @@ pub struct RetrySettings {
     pub jitter: f64,
     /// Attempts that count, per job and generation.
     pub max_attempts: u32,
+}
+
+/// The connections to RabbitMQ, beside their URL.
+#[derive(Debug, Clone)]
+pub struct AmqpSettings {
+    /// Certificates that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// What becomes a dead letter.

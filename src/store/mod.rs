@@ -146,6 +146,36 @@ pub struct Store {
     high: PgPool,
     /// For the fleet's budget alone: calls wait for it, and it never waits behind records.
     slots: PgPool,
+    session: Session,
+}
+
+/// What kind of connections a store's are.
+#[derive(Debug, Clone, Copy)]
+enum Session {
+    /// Of a command.
+    Plain,
+    /// Of a worker: see [`StoreOptions::for_worker`].
+    ByKeys,
+    /// Of those who look and act by HTTP: a question that takes longer than 10 s is given up.
+    Http,
+}
+
+impl Session {
+    fn connect(self, url: &SecretString) -> Result<PgConnectOptions, StoreError> {
+        let connect = PgConnectOptions::from_str(url.expose_secret())
+            .map_err(|_| StoreError::Url)?
+            .application_name(match self {
+                Self::Plain | Self::ByKeys => "im-dispatcher",
+                Self::Http => "im-dispatcher http",
+            })
+            // Every promise rests on the first, whatever the server's default is.
+            .options([("synchronous_commit", "on"), ("timezone", "UTC"), ("jit", "off")]);
+        Ok(match self {
+            Self::Plain => connect,
+            Self::ByKeys => connect.options(BY_KEYS),
+            Self::Http => connect.options([("statement_timeout", "10s")]),
+        })
+    }
 }
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -156,16 +186,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Url`] where the URL can't be parsed; its text never holds the password.
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
-        let connect = PgConnectOptions::from_str(options.url.expose_secret())
-            .map_err(|_| StoreError::Url)?
-            .application_name("im-dispatcher")
-            // Every promise rests on it, whatever the server's default is.
-            .options([("synchronous_commit", "on"), ("timezone", "UTC"), ("jit", "off")]);
-        let connect = if options.by_keys {
-            connect.options(BY_KEYS)
+        let session = if options.by_keys {
+            Session::ByKeys
         } else {
-            connect
+            Session::Plain
         };
+        let connect = session.connect(&options.url)?;
         let high = (options.max_connections / 3).clamp(1, 2);
         let pool = |connections: u32| {
             PgPoolOptions::new()
@@ -179,6 +205,7 @@ impl Store {
             pool: pool(options.max_connections.saturating_sub(high + slots).max(1)),
             high: pool(high),
             slots: pool(slots),
+            session,
         })
     }
 
@@ -188,15 +215,8 @@ impl Store {
     /// # Errors
     /// As [`Store::new`].
     pub fn for_http(options: &StoreOptions) -> Result<Self, StoreError> {
-        let connect = PgConnectOptions::from_str(options.url.expose_secret())
-            .map_err(|_| StoreError::Url)?
-            .application_name("im-dispatcher http")
-            .options([
-                ("synchronous_commit", "on"),
-                ("timezone", "UTC"),
-                ("jit", "off"),
-                ("statement_timeout", "10s"),
-            ]);
+        let session = Session::Http;
+        let connect = session.connect(&options.url)?;
         let pool = PgPoolOptions::new()
             .max_connections(2)
             .acquire_timeout(options.acquire_timeout)
@@ -206,7 +226,21 @@ impl Store {
             high: pool.clone(),
             slots: pool.clone(),
             pool,
+            session,
         })
+    }
+
+    /// Takes another URL for the connections to come, so that a password can be changed without a new start. Connections
+    /// that stand stay as they are; Postgres asks for the password at the beginning of each only.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`], and nothing is changed.
+    pub fn set_url(&self, url: &SecretString) -> Result<(), StoreError> {
+        let connect = self.session.connect(url)?;
+        for pool in [&self.pool, &self.high, &self.slots] {
+            pool.set_connect_options(connect.clone());
+        }
+        Ok(())
     }
 
     /// The connections for claims and outcomes of a lane.
@@ -221,6 +255,7 @@ impl Store {
             high: pool.clone(),
             slots: pool.clone(),
             pool,
+            session: Session::Plain,
         }
     }
 
