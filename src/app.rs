@@ -88,7 +88,7 @@ pub async fn run_worker(
     let budget = budget(&settings, &store, Arc::clone(&limits))?;
     let policies = LanePolicies::new(arc_swap::ArcSwap::from_pointee(policies_of(&settings)));
     let reloads = Reloads {
-        limits,
+        limits: Arc::clone(&limits),
         budget: budget.clone(),
         policies: Arc::clone(&policies),
         store: store.clone(),
