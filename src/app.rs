@@ -70,12 +70,7 @@ pub async fn run_worker(
     let identity = fleet::identity(http.addr.map(|address| address.to_string()));
     let http_store = Store::for_http(&database)?;
     let tokens = Tokens::new(http.admin_token.as_ref(), http.readonly_token.as_ref());
-    let secrets = Secrets {
-        clients: clients.clone(),
-        stores: [store.clone(), http_store.clone()],
-        broker: broker.clone(),
-        tokens: tokens.clone(),
-    };
+    let secrets = Secrets::of(&clients, [&store, &http_store], &broker, &tokens);
     let parts = (Arc::clone(&health), Arc::clone(&metrics), http_store.clone(), tokens);
     let server = start_http(&settings, http, parts, identity.id, &stopping).await?;
     if !prepare_database(&store, settings.worker.migrate, &draining).await {

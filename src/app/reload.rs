@@ -58,13 +58,22 @@ async fn reload_policies(settings: &Settings, policies: &LanePolicies, store: &S
 
 /// Who holds a secret that can be changed without a new start.
 pub(super) struct Secrets {
-    pub(super) clients: Vec<ImClient>,
-    pub(super) stores: [Store; 2],
-    pub(super) broker: Broker,
-    pub(super) tokens: Tokens,
+    clients: Vec<ImClient>,
+    stores: [Store; 2],
+    broker: Broker,
+    tokens: Tokens,
 }
 
 impl Secrets {
+    pub(super) fn of(clients: &[ImClient], stores: [&Store; 2], broker: &Broker, tokens: &Tokens) -> Self {
+        Self {
+            clients: clients.to_vec(),
+            stores: stores.map(Store::clone),
+            broker: broker.clone(),
+            tokens: tokens.clone(),
+        }
+    }
+
     /// Gives each the secret of the settings as they are now. What can't be taken stays as it was, and is named.
     fn take(&self, settings: &Settings) {
         let refused = |name: &str, error: &dyn std::fmt::Display| {
