@@ -29,8 +29,11 @@ use crate::{
     im::{ClientOptions, ImApp, ImClient},
     store::{NewRevocation, RevocationAdded, Store, StoreOptions, WorkerRun},
     telemetry::{Metrics, Traces},
-    worker::{Context, LanePolicies, Parts, StoreLedger, Worker, announce_windows},
+    worker::{Context, LanePolicies, Parts, StoreLedger, Worker},
 };
+use reload::{Reloads, Secrets, policies_of};
+
+mod reload;
 
 /// In-flight calls that are kept for the high lane, whatever the others do.
 const HIGH_IN_FLIGHT: u32 = 16;
@@ -38,7 +41,7 @@ const HIGH_IN_FLIGHT: u32 = 16;
 const MOST_PREFETCH: u32 = 2_000;
 
 /// Runs a worker until SIGTERM or SIGINT, then drains; a second signal skips the wait. On SIGHUP it takes the limits,
-/// send windows and caps of what `reload` reads, and nothing else of it.
+/// send windows, caps and secrets of what `reload` reads, and nothing else of it.
 ///
 /// # Errors
 /// What stops a start: settings, an address that is taken. A service that is away does not.
@@ -48,7 +51,7 @@ pub async fn run_worker(
 ) -> anyhow::Result<ExitCode> {
     let (draining, stopping) = (CancellationToken::new(), CancellationToken::new());
     watch_signals(draining.clone(), stopping.clone())?;
-    let mut hangups = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
+    let hangups = signal(SignalKind::hangup()).context("watch for SIGHUP")?;
     let metrics = Arc::new(Metrics::new());
     let (traces, export) = Traces::start(&settings.otel, &settings.namespace)?;
     let database = StoreOptions::for_worker(settings.require_database()?.clone());
@@ -66,7 +69,9 @@ pub async fn run_worker(
     });
     let identity = fleet::identity(http.addr.map(|address| address.to_string()));
     let http_store = Store::for_http(&database)?;
-    let parts = (Arc::clone(&health), Arc::clone(&metrics), http_store.clone());
+    let tokens = Tokens::new(http.admin_token.as_ref(), http.readonly_token.as_ref());
+    let secrets = Secrets::of(&clients, [&store, &http_store], &broker, &tokens);
+    let parts = (Arc::clone(&health), Arc::clone(&metrics), http_store.clone(), tokens);
     let server = start_http(&settings, http, parts, identity.id, &stopping).await?;
     if !prepare_database(&store, settings.worker.migrate, &draining).await {
         broker.close().await;
@@ -77,18 +82,15 @@ pub async fn run_worker(
     let limits = SharedLimits::new(parking_lot::Mutex::new(limits_of(&settings)));
     let budget = budget(&settings, &store, Arc::clone(&limits))?;
     let policies = LanePolicies::new(arc_swap::ArcSwap::from_pointee(policies_of(&settings)));
-    tokio::spawn({
-        let (budget, limits, policies) = (budget.clone(), Arc::clone(&limits), Arc::clone(&policies));
-        let (store, stopping) = (store.clone(), stopping.clone());
-        async move {
-            announce_windows(&store, &policies.load_full(), [false; 3], &stopping).await;
-            while hangups.recv().await.is_some() {
-                if let Some(settings) = reload_limits(&reload, &limits, &budget) {
-                    reload_policies(&settings, &policies, &store, &stopping).await;
-                }
-            }
-        }
-    });
+    let reloads = Reloads {
+        limits: Arc::clone(&limits),
+        budget: budget.clone(),
+        policies: Arc::clone(&policies),
+        store: store.clone(),
+        stopping: stopping.clone(),
+        secrets,
+    };
+    tokio::spawn(reloads.follow(hangups, reload));
     let beat = tokio::spawn(fleet::beat(
         http_store.clone(),
         identity,
@@ -151,7 +153,7 @@ pub async fn run_worker(
 async fn start_http(
     settings: &Settings,
     http: &HttpSettings,
-    (health, metrics, store): (Arc<Health>, Arc<Metrics>, Store),
+    (health, metrics, store, tokens): (Arc<Health>, Arc<Metrics>, Store, Tokens),
     worker: uuid::Uuid,
     stopping: &CancellationToken,
 ) -> anyhow::Result<Option<tokio::task::JoinHandle<()>>> {
@@ -167,7 +169,7 @@ async fn start_http(
             store: store.clone(),
             apps: apps.clone(),
         }),
-        tokens: Tokens::new(http.admin_token.as_ref(), http.readonly_token.as_ref()),
+        tokens,
         namespace: settings.namespace.as_str().into(),
         apps: apps.into(),
         letters: Letters::of(broker.dead_letters()),
@@ -299,6 +301,7 @@ fn clients(settings: &Settings) -> anyhow::Result<Vec<ImClient>> {
 /// The broker options of the settings.
 pub fn broker_options(settings: &Settings) -> anyhow::Result<BrokerOptions> {
     let mut options = BrokerOptions::new(settings.amqp_url.clone(), settings.namespace.clone());
+    options.ca_file.clone_from(&settings.amqp.ca_file);
     options.prefetch = prefetch(settings);
     options.fixed_prefetch = Lane::ALL.map(|lane| settings.lane(lane).prefetch.is_some());
     options.app_queues = settings
@@ -383,62 +386,6 @@ fn budget(settings: &Settings, store: &Store, limits: SharedLimits) -> anyhow::R
     // The row halves the rate for all workers; one that did so as well would halve it twice.
     options.throttle.share = 1.0;
     Ok(Budget::with_sources(options, limits_of, fleet))
-}
-
-/// The lanes' sending policies, by [`Lane::index`].
-fn policies_of(settings: &Settings) -> [crate::domain::policy::LanePolicy; 3] {
-    Lane::ALL.map(|lane| settings.lane(lane).policy.clone())
-}
-
-/// Takes the lanes' windows and caps of the settings, and wakes what waits for a window that isn't in force any more.
-async fn reload_policies(settings: &Settings, policies: &LanePolicies, store: &Store, stopping: &CancellationToken) {
-    let new = policies_of(settings);
-    let old = policies.swap(Arc::new(new.clone()));
-    let changed = Lane::ALL.map(|lane| {
-        let lane = lane.index();
-        old[lane].send_window != new[lane].send_window
-    });
-    announce_windows(store, &new, changed, stopping).await;
-}
-
-/// Takes the limits of the settings as they are now, and answers the settings; wrong ones change nothing.
-fn reload_limits(
-    reload: &impl Fn() -> anyhow::Result<Settings>,
-    limits: &SharedLimits,
-    budget: &Budget,
-) -> Option<Settings> {
-    let checked = || {
-        let settings = reload()?;
-        // A wrong limit is found out here: what only some commands need is checked when it is asked for.
-        settings.require_apps()?;
-        Ok::<_, anyhow::Error>(settings)
-    };
-    match checked() {
-        Ok(settings) => {
-            let new = limits_of(&settings);
-            let mut limits = limits.lock();
-            let changed = new
-                .iter()
-                .filter(|(key, value)| limits.get(*key) != Some(*value))
-                .count();
-            // An app that is gone from the settings is still served until the worker starts anew.
-            limits.extend(new);
-            drop(limits);
-            budget.reload();
-            tracing::info!(
-                changed,
-                "SIGHUP: limits, send windows and caps are those of the settings; all else needs a new start"
-            );
-            Some(settings)
-        }
-        Err(error) => {
-            tracing::error!(
-                error = format!("{error:#}"),
-                "SIGHUP: the settings are wrong, limits, send windows and caps stay"
-            );
-            None
-        }
-    }
 }
 
 fn retry(settings: &Settings) -> anyhow::Result<RetryPolicy> {

@@ -15,6 +15,14 @@ pub enum BrokerSetupError {
     /// The certificates are no PEM text.
     #[error("the extra CA certificates are not PEM text")]
     ExtraCa,
+    /// The file of the certificates can't be used.
+    #[error("read the certificates of amqp.ca_file, {path}: {reason}")]
+    CaFile {
+        /// The file.
+        path: String,
+        /// Why not.
+        reason: String,
+    },
 }
 
 /// Why something that needs the broker didn't work.
@@ -29,6 +37,9 @@ pub enum BrokerError {
         #[source]
         source: lapin::Error,
     },
+    /// What the next connection needs can't be read any more.
+    #[error(transparent)]
+    Setup(#[from] BrokerSetupError),
     /// A connection without a usable channel.
     #[error("open a channel: {source}")]
     Channel {

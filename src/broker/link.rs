@@ -15,8 +15,8 @@ use futures::StreamExt;
 use lapin::{
     AsyncTcpStream, Channel, Connection, ConnectionProperties, ErrorKind, Event, tcp::OwnedTLSConfig, uri::AMQPUri,
 };
-use parking_lot::Mutex;
-use secrecy::ExposeSecret;
+use parking_lot::{Mutex, RwLock};
+use secrecy::{ExposeSecret, SecretString};
 use socket2::{SockRef, Socket};
 use tokio::{sync::watch, task::JoinHandle, time};
 use tokio_util::sync::CancellationToken;
@@ -29,53 +29,90 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often a connection's state is looked at besides its events, in case an event was lost.
 const STATE_CHECK: Duration = Duration::from_secs(1);
 
-/// Where to connect and how: the URLs taken apart and checked once.
+/// Where to connect and how: the URLs taken apart and checked.
 #[derive(Clone)]
 pub(super) struct Endpoint {
-    /// One for each node, at least one.
-    uris: Arc<[AMQPUri]>,
+    /// One for each node, at least one; replaced when the login's password, or a node, is.
+    uris: Arc<RwLock<Arc<[AMQPUri]>>>,
+    user: Arc<str>,
     /// Whose turn it is.
     turn: Arc<AtomicUsize>,
-    tls: OwnedTLSConfig,
     options: Arc<BrokerOptions>,
 }
 
 impl Endpoint {
     pub(super) fn new(options: &Arc<BrokerOptions>) -> Result<Self, BrokerSetupError> {
-        let uris = split_urls(options.url.expose_secret())
-            .into_iter()
-            .map(|url| parse(url, options.heartbeat_secs))
-            .collect::<Result<Arc<[AMQPUri]>, _>>()?;
-        let same = |uri: &AMQPUri| {
-            uri.vhost == uris[0].vhost && uri.authority.userinfo.username == uris[0].authority.userinfo.username
-        };
-        if !uris.iter().all(same) {
-            return Err(BrokerSetupError::DifferentUrls);
-        }
-        let cert_chain = match &options.extra_ca {
-            Some(pem) => Some(String::from_utf8(pem.clone()).map_err(|_| BrokerSetupError::ExtraCa)?),
-            None => None,
-        };
-        Ok(Self {
+        let uris = parse_all(&options.url, options.heartbeat_secs)?;
+        let endpoint = Self {
             // Not everybody begins with the same node.
             turn: Arc::new(AtomicUsize::new(rand::random_range(0..uris.len()))),
-            uris,
-            tls: OwnedTLSConfig {
-                identity: None,
-                cert_chain,
-            },
+            user: uris[0].authority.userinfo.username.as_str().into(),
+            uris: Arc::new(RwLock::new(uris)),
             options: Arc::clone(options),
-        })
+        };
+        // What is wrong with it stops the start, rather than each attempt.
+        endpoint.tls()?;
+        Ok(endpoint)
     }
 
     /// The login, which the broker compares a message's `user_id` with.
     pub(super) fn user(&self) -> &str {
-        &self.uris[0].authority.userinfo.username
+        &self.user
+    }
+
+    /// Takes another URL for the connections to come: another password or other nodes, the same user and virtual host.
+    pub(super) fn set_url(&self, url: &SecretString) -> Result<(), BrokerSetupError> {
+        let uris = parse_all(url, self.options.heartbeat_secs)?;
+        let mut current = self.uris.write();
+        if uris[0].authority.userinfo.username != *self.user || uris[0].vhost != current[0].vhost {
+            return Err(BrokerSetupError::DifferentUrls);
+        }
+        *current = uris;
+        Ok(())
     }
 
     /// Where the next attempt goes: each node in its turn.
-    fn next(&self) -> &AMQPUri {
-        &self.uris[self.turn.fetch_add(1, Ordering::Relaxed) % self.uris.len()]
+    fn next(&self) -> AMQPUri {
+        let uris = self.uris.read();
+        uris[self.turn.fetch_add(1, Ordering::Relaxed) % uris.len()].clone()
+    }
+
+    /// What is trusted besides the system's certificates, as the files have it now.
+    fn tls(&self) -> Result<OwnedTLSConfig, BrokerSetupError> {
+        let text = |pem: Vec<u8>| String::from_utf8(pem).map_err(|_| BrokerSetupError::ExtraCa);
+        let mut cert_chain = self.options.extra_ca.clone().map(text).transpose()?;
+        if let Some(path) = &self.options.ca_file {
+            let failed = |reason: String| BrokerSetupError::CaFile {
+                path: path.display().to_string(),
+                reason,
+            };
+            // A few kilobytes, read at a start and at a reconnect only.
+            let pem = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+            if !pem.contains("-----BEGIN CERTIFICATE-----") {
+                return Err(failed("it holds no certificate in PEM".to_owned()));
+            }
+            cert_chain = Some(cert_chain.map_or_else(|| pem.clone(), |own| format!("{own}\n{pem}")));
+        }
+        Ok(OwnedTLSConfig {
+            identity: None,
+            cert_chain,
+        })
+    }
+}
+
+/// The URL of each node.
+fn parse_all(url: &SecretString, heartbeat_secs: u16) -> Result<Arc<[AMQPUri]>, BrokerSetupError> {
+    let uris = split_urls(url.expose_secret())
+        .into_iter()
+        .map(|url| parse(url, heartbeat_secs))
+        .collect::<Result<Arc<[AMQPUri]>, _>>()?;
+    let same = |uri: &AMQPUri| {
+        uri.vhost == uris[0].vhost && uri.authority.userinfo.username == uris[0].authority.userinfo.username
+    };
+    if uris.iter().all(same) {
+        Ok(uris)
+    } else {
+        Err(BrokerSetupError::DifferentUrls)
     }
 }
 
@@ -125,6 +162,7 @@ impl Link {
     ) -> Result<Self, BrokerError> {
         let options = &endpoint.options;
         let uri = endpoint.next();
+        let tls = endpoint.tls()?;
         let name = format!("{} {purpose} {}", options.program, options.instance);
         let properties = ConnectionProperties::default().with_connection_name(name.into());
         let socket = SharedSocket::default();
@@ -134,7 +172,7 @@ impl Link {
         let _abandon_on_return = abandon.clone().drop_guard();
         let tokio = async_rs::Runtime::tokio_current();
         let connect = {
-            let (tls, socket, stop) = (endpoint.tls.clone(), socket.clone(), stop.clone());
+            let (socket, stop) = (socket.clone(), stop.clone());
             let abandon = abandon.clone();
             let (deadline, user_timeout) = (options.attempt_timeout, options.stall_timeout);
             async move |uri: AMQPUri, _| {
@@ -172,8 +210,8 @@ impl Link {
         let connecting = Connection::connector(uri.clone(), net::runtime(), connect, properties);
         let connection = tokio::select! {
             connected = time::timeout(options.attempt_timeout, connecting) => match connected {
-                Ok(connection) => connection.map_err(|source| connect_error(uri, source))?,
-                Err(_) => return Err(BrokerError::Timeout { what: format!("connect to {}", address(uri)) }),
+                Ok(connection) => connection.map_err(|source| connect_error(&uri, source))?,
+                Err(_) => return Err(BrokerError::Timeout { what: format!("connect to {}", address(&uri)) }),
             },
             () = stop.cancelled() => return Err(BrokerError::Stopping),
         };
@@ -184,7 +222,7 @@ impl Link {
             sender,
         ));
         Ok(Self {
-            address: address(uri),
+            address: address(&uri),
             connection,
             state,
             watcher,

@@ -60,6 +60,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use secrecy::SecretString;
 use tokio::{sync::mpsc, task::JoinHandle, time};
 use tokio_util::sync::DropGuard;
 
@@ -125,6 +126,15 @@ impl Broker {
             _stop: stop,
         };
         Ok((Self { inner: Arc::new(inner) }, deliveries))
+    }
+
+    /// Takes another URL for the connections to come, so that a password can be changed, or a node replaced, without a new
+    /// start: the user and the virtual host must be the same. Connections that stand stay as they are.
+    ///
+    /// # Errors
+    /// The URL is none, or of another user or virtual host; then nothing is changed.
+    pub fn set_url(&self, url: &SecretString) -> Result<(), BrokerSetupError> {
+        self.shared().endpoint.set_url(url)
     }
 
     /// Publishes jobs, events and dead letters.

@@ -1,6 +1,6 @@
 //! What the broker layer needs to know before it starts, with the source of each default.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
@@ -24,6 +24,8 @@ pub struct BrokerOptions {
     pub heartbeat_secs: u16,
     /// PEM certificates that are trusted besides the system's.
     pub extra_ca: Option<Vec<u8>>,
+    /// A file with more of them, read anew for each attempt to connect: an authority can be replaced while connections stand.
+    pub ca_file: Option<PathBuf>,
     /// Each queue starts with one delivery, and the number doubles as deliveries are acknowledged: for the start after
     /// an unclean exit, when one of the next jobs may be the one that caused it.
     pub slow_start: bool,
@@ -59,6 +61,7 @@ impl BrokerOptions {
             app_queues: Vec::new(),
             heartbeat_secs: 10,
             extra_ca: None,
+            ca_file: None,
             slow_start: false,
             consume: true,
             program: "im-dispatcher".to_owned(),

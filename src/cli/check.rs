@@ -201,10 +201,15 @@ async fn check_rabbitmq(settings: &Settings, findings: &mut Findings) {
     let url = mask_url(&settings.amqp_url);
     let broker = match context::start_broker(settings) {
         Ok(broker) => broker,
-        Err(error) => return findings.fail("rabbitmq", error, "set AMQP_URL"),
+        Err(error) => return findings.fail("rabbitmq", error, "set AMQP_URL, and amqp.ca_file if it needs one"),
     };
     if let Err(readiness) = broker.wait_until_ready(PATIENCE).await {
-        let mend = format!("is RabbitMQ running, and may this user in? AMQP_URL is {url}");
+        let trust = match &settings.amqp.ca_file {
+            Some(path) => format!("; besides the system's authorities {} is trusted", path.display()),
+            None if url.starts_with("amqps:") => "; an authority of your own is named by amqp.ca_file".to_owned(),
+            None => String::new(),
+        };
+        let mend = format!("is RabbitMQ running, and may this user in? AMQP_URL is {url}{trust}");
         findings.fail("rabbitmq", readiness.reasons.join("; "), &mend);
     } else {
         findings.ok("rabbitmq", &url);

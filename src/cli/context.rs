@@ -117,6 +117,7 @@ pub(super) async fn broker(settings: &Settings) -> anyhow::Result<Broker> {
 /// The broker, for publishing and looking, on its way to being there.
 pub(super) fn start_broker(settings: &Settings) -> anyhow::Result<Broker> {
     let mut options = BrokerOptions::new(settings.amqp_url.clone(), settings.namespace.clone()).publishing_only();
+    options.ca_file.clone_from(&settings.amqp.ca_file);
     options.app_queues = app_queues(settings);
     let (broker, _no_deliveries) = Broker::start(options)?;
     Ok(broker)

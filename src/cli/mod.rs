@@ -3,12 +3,14 @@
 //! What a machine reads goes to stdout, everything else to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage or
 //! configuration.
 
+mod act;
 mod args;
 mod check;
 mod completions;
 mod config;
 mod context;
 mod dead_letters;
+mod erase;
 mod explain;
 mod history;
 mod import;
@@ -16,6 +18,7 @@ mod mark_read;
 mod migrate;
 mod output;
 mod pause;
+mod prune;
 mod retry;
 mod revoke;
 mod schema;
@@ -87,6 +90,10 @@ enum Command {
     /// Look at the jobs that could not be carried out, replay them or discard them
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
+    /// Remove one account's data from the records, except for what is still under way
+    Erase(erase::Args),
+    /// Remove records that are older than their retention, except for what isn't over
+    Prune(prune::Args),
     /// Print every message of a conversation, one JSON object a line
     History(history::Args),
     /// Count an account's unread messages, in all or by peer
@@ -199,6 +206,8 @@ async fn run_command(
         Command::Resume(args) => pause::resume(&settings, &args).await,
         Command::Top(args) => top::run(&settings, &args).await,
         Command::DeadLetters(command) => dead_letters::run(&settings, &command).await,
+        Command::Erase(args) => erase::run(&settings, &args).await,
+        Command::Prune(args) => prune::run(&settings, &args).await,
         Command::History(args) => history::run(&settings, &args).await,
         Command::Unread(args) => unread::run(&settings, &args).await,
         Command::MarkRead(args) => mark_read::run(&settings, &args).await,
@@ -242,6 +251,8 @@ mod tests {
             "resume",
             "top",
             "dead-letters",
+            "erase",
+            "prune",
             "history",
             "unread",
             "mark-read",

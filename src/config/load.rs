@@ -9,13 +9,13 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
-use crate::domain::{AccountId, AppName, Command, Lane, SdkAppId, split_urls};
+use crate::domain::{AccountId, AppName, Command, Lane, SdkAppId, policy::MAX_PERIOD, split_urls};
 
 use super::{
-    AppLimits, AppSettings, BudgetSettings, ConfigError, DeadLetterSettings, Environment, HttpSettings, ImSettings,
-    LaneSettings, LogFormat, LogSettings, Origin, OtelSettings, ReconcileSettings, RetentionSettings, RetrySettings,
-    Settings, WindowMode, WorkerSettings, environment::CONFIG_VARIABLE, known::limit_path, layers::Layers,
-    values::Setting,
+    AmqpSettings, AppLimits, AppSettings, BudgetSettings, ConfigError, DeadLetterSettings, Environment, HttpSettings,
+    ImSettings, LaneSettings, LogFormat, LogSettings, Origin, OtelSettings, ReconcileSettings, RetentionSettings,
+    RetrySettings, Settings, WindowMode, WorkerSettings, environment::CONFIG_VARIABLE, known::limit_path,
+    layers::Layers, values::Setting,
 };
 
 mod policy;
@@ -90,6 +90,8 @@ impl Settings {
 
     fn from_layers(layers: Layers) -> Result<Self, ConfigError> {
         let (apps, incomplete) = apps(&layers)?;
+        let lanes = lanes(&layers)?;
+        let retention = retention(&layers, &lanes)?;
         let (http, http_error) = http(&layers)?;
         let (database_url, database_error) = match database_url(&layers) {
             Ok(url) => (url, None),
@@ -99,6 +101,9 @@ impl Settings {
             namespace: namespace(&layers)?,
             database_url,
             amqp_url: amqp_url(&layers)?,
+            amqp: AmqpSettings {
+                ca_file: layers.setting("amqp.ca_file").map(Setting::file).transpose()?,
+            },
             apps,
             http,
             worker: WorkerSettings {
@@ -108,7 +113,7 @@ impl Settings {
                     .duration(Duration::ZERO, Duration::from_hours(1))?,
                 migrate: layers.defaulted("worker.migrate")?.switch()?,
             },
-            lanes: lanes(&layers)?,
+            lanes,
             im: im(&layers)?,
             budget: BudgetSettings {
                 guard: layers
@@ -135,7 +140,7 @@ impl Settings {
             dead_letters: DeadLetterSettings {
                 recipients: layers.defaulted("dead_letters.recipients")?.switch()?,
             },
-            retention: retention(&layers)?,
+            retention,
             log: log(&layers)?,
             otel: otel(&layers)?,
             incomplete,
@@ -294,7 +299,7 @@ fn retry(layers: &Layers) -> Result<RetrySettings, ConfigError> {
     })
 }
 
-fn retention(layers: &Layers) -> Result<RetentionSettings, ConfigError> {
+fn retention(layers: &Layers, lanes: &[LaneSettings; 3]) -> Result<RetentionSettings, ConfigError> {
     let day = Duration::from_hours(24);
     let ids_setting = layers.defaulted("retention.ids")?;
     let ids = ids_setting.duration(day, MAX_RETENTION)?;
@@ -302,7 +307,25 @@ fn retention(layers: &Layers) -> Result<RetentionSettings, ConfigError> {
     if ids < messages {
         return Err(ids_setting.conflict("it is shorter than retention.messages; a message needs its job's record"));
     }
-    Ok(RetentionSettings { ids, messages })
+    let uses_setting = layers.defaulted("retention.cap_uses")?;
+    let cap_uses = uses_setting.duration(Duration::from_secs(1), MAX_PERIOD)?;
+    let periods = lanes.iter().filter_map(|lane| lane.policy.cap.as_ref());
+    if let Some(longest) = periods
+        .map(|cap| cap.period.span())
+        .max()
+        .filter(|period| *period > cap_uses)
+    {
+        return Err(uses_setting.conflict(format!(
+            "it is shorter than a lane's cap counts back ({})",
+            humantime::format_duration(longest)
+        )));
+    }
+    Ok(RetentionSettings {
+        ids,
+        messages,
+        audit: layers.defaulted("retention.audit")?.duration(day, MAX_RETENTION)?,
+        cap_uses,
+    })
 }
 
 fn log(layers: &Layers) -> Result<LogSettings, ConfigError> {

@@ -36,8 +36,8 @@ pub use error::ConfigError;
 pub use load::{FlagValue, LoadOptions};
 pub use origin::Origin;
 pub use settings::{
-    AppLimits, AppSettings, BudgetSettings, DeadLetterSettings, HttpSettings, ImSettings, LaneSettings, LogFormat,
-    LogSettings, OtelSettings, ReconcileSettings, RetentionSettings, RetrySettings, Settings, WindowMode,
+    AmqpSettings, AppLimits, AppSettings, BudgetSettings, DeadLetterSettings, HttpSettings, ImSettings, LaneSettings,
+    LogFormat, LogSettings, OtelSettings, ReconcileSettings, RetentionSettings, RetrySettings, Settings, WindowMode,
     WorkerSettings,
 };
 pub use show::{EffectiveSetting, HIDDEN, mask_url};

@@ -18,6 +18,8 @@ pub struct Settings {
     pub database_url: Option<SecretString>,
     /// RabbitMQ; of a cluster the URL of each node, with commas between.
     pub amqp_url: SecretString,
+    /// What those connections trust.
+    pub amqp: AmqpSettings,
     /// Every app that is configured completely; see [`Settings::require_apps`].
     pub apps: BTreeMap<AppName, AppSettings>,
     /// Health, metrics, API.
@@ -187,6 +189,13 @@ pub struct RetrySettings {
     pub max_attempts: u32,
 }
 
+/// The connections to RabbitMQ, beside their URL.
+#[derive(Debug, Clone)]
+pub struct AmqpSettings {
+    /// Certificates that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
 /// What becomes a dead letter.
 #[derive(Debug, Clone, Copy)]
 pub struct DeadLetterSettings {
@@ -201,6 +210,10 @@ pub struct RetentionSettings {
     pub ids: Duration,
     /// Messages and attempts.
     pub messages: Duration,
+    /// The audit log.
+    pub audit: Duration,
+    /// Counts against caps.
+    pub cap_uses: Duration,
 }
 
 /// Logging.

@@ -22,6 +22,7 @@ pub mod command;
 mod decode;
 mod digest;
 mod encode;
+pub mod erasure;
 pub mod error_class;
 pub mod event;
 pub mod ids;

@@ -4,8 +4,9 @@
 //! server listens on loopback only (the configuration sees to that), and the rest of this module keeps web pages in a browser
 //! of the same machine out.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, sync::Arc};
 
+use arc_swap::ArcSwap;
 use axum::{
     extract::{Request, State},
     http::{
@@ -66,20 +67,35 @@ pub(super) struct Access {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Peer(pub(super) SocketAddr);
 
-/// The bearer tokens, kept as digests: comparing them takes the same time wherever they differ.
+/// The bearer tokens, kept as digests: comparing them takes the same time wherever they differ. All clones are one: what is
+/// set later holds for each.
 #[derive(Clone, Default)]
-pub struct Tokens {
+pub struct Tokens(Arc<ArcSwap<Digests>>);
+
+#[derive(Clone, Copy, Default)]
+struct Digests {
     admin: Option<[u8; 32]>,
     readonly: Option<[u8; 32]>,
 }
 
+impl Digests {
+    fn of(admin: Option<&SecretString>, readonly: Option<&SecretString>) -> Self {
+        let of = |token: &SecretString| digest(token.expose_secret());
+        Self {
+            admin: admin.map(of),
+            readonly: readonly.map(of),
+        }
+    }
+}
+
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Digests { admin, readonly } = **self.0.load();
         write!(
             f,
             "Tokens(admin: {}, readonly: {})",
-            self.admin.is_some(),
-            self.readonly.is_some()
+            admin.is_some(),
+            readonly.is_some()
         )
     }
 }
@@ -87,24 +103,25 @@ impl std::fmt::Debug for Tokens {
 impl Tokens {
     /// From the settings.
     pub fn new(admin: Option<&SecretString>, readonly: Option<&SecretString>) -> Self {
-        let digest = |token: &SecretString| digest(token.expose_secret());
-        Self {
-            admin: admin.map(digest),
-            readonly: readonly.map(digest),
-        }
+        Self(Arc::new(ArcSwap::from_pointee(Digests::of(admin, readonly))))
+    }
+
+    /// Takes others from now on. Sessions that were signed in with a token that is gone end with it.
+    pub fn set(&self, admin: Option<&SecretString>, readonly: Option<&SecretString>) {
+        self.0.store(Arc::new(Digests::of(admin, readonly)));
     }
 
     /// Whether one is set.
     pub(super) fn any(&self) -> bool {
-        self.admin.is_some() || self.readonly.is_some()
+        let digests = self.0.load();
+        digests.admin.is_some() || digests.readonly.is_some()
     }
 
     /// Each role that has a token.
     fn roles(&self) -> impl Iterator<Item = (Role, [u8; 32])> {
-        let admin = self.admin.map(|digest| (Role::Operator, digest));
-        admin
-            .into_iter()
-            .chain(self.readonly.map(|digest| (Role::ReadOnly, digest)))
+        let Digests { admin, readonly } = **self.0.load();
+        let admin = admin.map(|digest| (Role::Operator, digest));
+        admin.into_iter().chain(readonly.map(|digest| (Role::ReadOnly, digest)))
     }
 
     /// The keys of the sessions.

@@ -339,6 +339,66 @@ async fn slow_clients_are_cut_off_and_others_are_served_meanwhile(pool: PgPool) 
 }
 
 #[sqlx::test]
+async fn a_body_of_a_hundred_megabytes_and_a_url_without_end_are_refused_early(pool: PgPool) {
+    const SENT: usize = 100 * 1024 * 1024;
+    let server = Running::open(pool).await;
+    for length in [
+        format!("content-length: {SENT}"),
+        "transfer-encoding: chunked".to_owned(),
+    ] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = format!(
+            "POST /api/revocations HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n{length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut chunk = b"100000\r\n".to_vec();
+        chunk.extend(std::iter::repeat_n(b' ', 1024 * 1024));
+        chunk.extend(b"\r\n");
+        let mut written = 0;
+        // Until the server has had enough: it answers and closes, whatever is still to come.
+        while written < SENT && stream.write_all(&chunk).await.is_ok() {
+            written += chunk.len();
+        }
+        // 4 MiB are read; the rest is what two sockets' buffers hold.
+        assert!(written < SENT / 2, "{length}: {written} bytes were taken");
+        let answer = closed(stream).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 413"), "{answer}");
+    }
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let line = format!(
+        "GET /api/search?by=id&q={} HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        "x".repeat(1024 * 1024)
+    );
+    stream.write_all(line.as_bytes()).await.ok();
+    let answer = closed(stream).await;
+    let refused = ["HTTP/1.1 414", "HTTP/1.1 431", "HTTP/1.1 400"];
+    assert!(
+        answer.is_empty() || refused.iter().any(|status| answer.starts_with(status)),
+        "{answer}"
+    );
+    assert_eq!(server.request("GET", "/healthz").send().await.unwrap().status(), 200);
+}
+
+#[sqlx::test]
+async fn a_hundred_connections_that_say_nothing_dont_keep_a_probe_out(pool: PgPool) {
+    let limits = Limits {
+        connections: 8,
+        headers: Duration::from_millis(200),
+        ..Limits::default()
+    };
+    let server = Running::start(pool, None, None, limits).await;
+    let silent: Vec<TcpStream> = futures::future::try_join_all((0..100).map(|_| TcpStream::connect(server.address)))
+        .await
+        .unwrap();
+    // Each round of eight places is over after 200 ms.
+    let probe = server.request("GET", "/healthz").timeout(Duration::from_secs(30));
+    assert_eq!(probe.send().await.unwrap().status(), 200);
+    for stream in silent {
+        assert_eq!(closed(stream).await, "");
+    }
+}
+
+#[sqlx::test]
 async fn a_stop_ends_idle_connections_and_the_server(pool: PgPool) {
     let server = Running::open(pool).await;
     assert_eq!(server.request("GET", "/healthz").send().await.unwrap().status(), 200);

@@ -39,7 +39,7 @@ mod outcomes;
 mod outgoing;
 mod pipeline;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use secrecy::SecretString;
 use tokio::time::{Instant, sleep};
@@ -75,6 +75,8 @@ pub struct ProducerOptions {
     pub app_queues: Vec<AppName>,
     /// PEM certificates that are trusted besides the system's.
     pub extra_ca: Option<Vec<u8>>,
+    /// A file with more of them, read anew for each connection.
+    pub ca_file: Option<PathBuf>,
     /// How long [`Producer::connect`] waits for the broker; 15 s unless set.
     pub connect_timeout: Duration,
     /// How long a job is tried while the broker is away or takes nothing; 60 s unless set.
@@ -89,6 +91,7 @@ impl ProducerOptions {
             namespace: "im".to_owned(),
             app_queues: Vec::new(),
             extra_ca: None,
+            ca_file: None,
             connect_timeout: Duration::from_secs(15),
             patience: Duration::from_mins(1),
         }
@@ -145,6 +148,7 @@ impl Producer {
     pub async fn connect(options: ProducerOptions) -> Result<Self, ConnectError> {
         let mut broker = BrokerOptions::new(options.url, options.namespace).publishing_only();
         broker.extra_ca = options.extra_ca;
+        broker.ca_file = options.ca_file;
         broker.app_queues = options
             .app_queues
             .iter()

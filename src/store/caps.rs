@@ -67,13 +67,18 @@ impl Store {
 
     /// Removes counts that are older than any cap's period, some at a time.
     pub async fn prune_cap_uses(&self) -> Result<u64, StoreError> {
+        self.prune_cap_uses_before(MAX_PERIOD + Duration::from_hours(1)).await
+    }
+
+    /// Removes counts of claims that were longer ago than this.
+    pub async fn prune_cap_uses_before(&self, kept: Duration) -> Result<u64, StoreError> {
         let mut pruned = 0;
         loop {
             let done = sqlx::query!(
                 "DELETE FROM cap_uses WHERE (app, scope, account, job_id, idx) IN (
                      SELECT app, scope, account, job_id, idx FROM cap_uses
                      WHERE at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)",
-                (MAX_PERIOD + Duration::from_hours(1)).as_secs_f64(),
+                kept.as_secs_f64(),
                 SLICE,
             )
             .execute(&self.pool)

@@ -28,6 +28,10 @@ mod closing;
 mod closing_tests;
 mod doubts;
 mod durability;
+mod erase;
+#[cfg(test)]
+mod erase_tests;
+mod erase_traces;
 mod error;
 mod explain;
 mod group_repeats;
@@ -38,6 +42,9 @@ mod outcomes;
 mod part_outcomes;
 mod parts;
 mod pauses;
+mod prune;
+#[cfg(test)]
+mod prune_tests;
 #[cfg(test)]
 mod repeats_tests;
 mod retry;
@@ -75,6 +82,8 @@ pub use claims::{CALL_WINDOW, ClaimVerdict, ExistingJob, ExistingMessage, NewCla
 pub use closing::ClosedJob;
 pub use doubts::{Doubt, DoubtNext, DoubtVerdict, DoubtfulMember, Found};
 pub use durability::Durability;
+pub use erase::{EraseScope, JobErased, JobOfAccount, JobsOfAccount, StillLive};
+pub use erase_traces::TracesOfAccount;
 pub use error::StoreError;
 pub use explain::{
     AttemptFact, CallFact, JobFacts, KeyFact, MessageFact, OutboxFact, RevocationFact, RevocationTarget, WorkFact,
@@ -86,6 +95,7 @@ pub use outbox::{OutboxEvent, OutboxItem, OutboxLetter, OutboxRow};
 pub use outcomes::{AttemptNote, Holder, Parcel, Recorded, Settlement, SingleOutcome};
 pub use part_outcomes::{MemberFailure, PartNext, PartOutcome};
 pub use parts::{CallPair, Caller, CancelledMembers, Member, PartCall, PartClaim, RepeatRule};
+pub use prune::{OldWeek, Pruned, Retention};
 pub use retry::{RetryFilter, Retryable};
 pub use revocations::{CancelledByFanOut, NewRevocation, RevocationAdded};
 pub use revoked::{RawMessage, RevocableMessage, RevokeOutcome};
@@ -151,6 +161,36 @@ pub struct Store {
     high: PgPool,
     /// For the fleet's budget alone: calls wait for it, and it never waits behind records.
     slots: PgPool,
+    session: Session,
+}
+
+/// What kind of connections a store's are.
+#[derive(Debug, Clone, Copy)]
+enum Session {
+    /// Of a command.
+    Plain,
+    /// Of a worker: see [`StoreOptions::for_worker`].
+    ByKeys,
+    /// Of those who look and act by HTTP: a question that takes longer than 10 s is given up.
+    Http,
+}
+
+impl Session {
+    fn connect(self, url: &SecretString) -> Result<PgConnectOptions, StoreError> {
+        let connect = PgConnectOptions::from_str(url.expose_secret())
+            .map_err(|_| StoreError::Url)?
+            .application_name(match self {
+                Self::Plain | Self::ByKeys => "im-dispatcher",
+                Self::Http => "im-dispatcher http",
+            })
+            // Every promise rests on the first, whatever the server's default is.
+            .options([("synchronous_commit", "on"), ("timezone", "UTC"), ("jit", "off")]);
+        Ok(match self {
+            Self::Plain => connect,
+            Self::ByKeys => connect.options(BY_KEYS),
+            Self::Http => connect.options([("statement_timeout", "10s")]),
+        })
+    }
 }
 
 static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -161,16 +201,12 @@ impl Store {
     /// # Errors
     /// [`StoreError::Url`] where the URL can't be parsed; its text never holds the password.
     pub fn new(options: &StoreOptions) -> Result<Self, StoreError> {
-        let connect = PgConnectOptions::from_str(options.url.expose_secret())
-            .map_err(|_| StoreError::Url)?
-            .application_name("im-dispatcher")
-            // Every promise rests on it, whatever the server's default is.
-            .options([("synchronous_commit", "on"), ("timezone", "UTC"), ("jit", "off")]);
-        let connect = if options.by_keys {
-            connect.options(BY_KEYS)
+        let session = if options.by_keys {
+            Session::ByKeys
         } else {
-            connect
+            Session::Plain
         };
+        let connect = session.connect(&options.url)?;
         let high = (options.max_connections / 3).clamp(1, 2);
         let pool = |connections: u32| {
             PgPoolOptions::new()
@@ -184,6 +220,7 @@ impl Store {
             pool: pool(options.max_connections.saturating_sub(high + slots).max(1)),
             high: pool(high),
             slots: pool(slots),
+            session,
         })
     }
 
@@ -193,15 +230,8 @@ impl Store {
     /// # Errors
     /// As [`Store::new`].
     pub fn for_http(options: &StoreOptions) -> Result<Self, StoreError> {
-        let connect = PgConnectOptions::from_str(options.url.expose_secret())
-            .map_err(|_| StoreError::Url)?
-            .application_name("im-dispatcher http")
-            .options([
-                ("synchronous_commit", "on"),
-                ("timezone", "UTC"),
-                ("jit", "off"),
-                ("statement_timeout", "10s"),
-            ]);
+        let session = Session::Http;
+        let connect = session.connect(&options.url)?;
         let pool = PgPoolOptions::new()
             .max_connections(2)
             .acquire_timeout(options.acquire_timeout)
@@ -211,7 +241,21 @@ impl Store {
             high: pool.clone(),
             slots: pool.clone(),
             pool,
+            session,
         })
+    }
+
+    /// Takes another URL for the connections to come, so that a password can be changed without a new start. Connections
+    /// that stand stay as they are; Postgres asks for the password at the beginning of each only.
+    ///
+    /// # Errors
+    /// [`StoreError::Url`], and nothing is changed.
+    pub fn set_url(&self, url: &SecretString) -> Result<(), StoreError> {
+        let connect = self.session.connect(url)?;
+        for pool in [&self.pool, &self.high, &self.slots] {
+            pool.set_connect_options(connect.clone());
+        }
+        Ok(())
     }
 
     /// The connections for claims and outcomes of a lane.
@@ -226,6 +270,7 @@ impl Store {
             high: pool.clone(),
             slots: pool.clone(),
             pool,
+            session: Session::Plain,
         }
     }
 

@@ -5,7 +5,7 @@ use sqlx::{Postgres, Transaction};
 
 use super::{
     StoreError,
-    status::{After, JobRow, MessagePage, MessageRow, message_status, unsigned},
+    status::{After, CLOSED, JobRow, MessagePage, MessageRow, message_status, unsigned},
 };
 use crate::domain::{
     event::ErrorInfo,
@@ -38,8 +38,13 @@ pub(super) async fn revoke_status(
     page: &MessagePage,
 ) -> Result<Status, StoreError> {
     let Some(tombstone) = tombstone(tx, &job.id).await? else {
-        // Its row is older than its tombstone only while neither is committed, and younger never.
-        let progress = if job.failed { Progress::Failed } else { Progress::Open };
+        // Its row is older than its tombstone only while neither is committed, and younger never. A tombstone that named an
+        // account which was erased is gone, and its job closed.
+        let progress = match job.state {
+            _ if job.failed => Progress::Failed,
+            CLOSED => Progress::Done,
+            _ => Progress::Open,
+        };
         return Ok((Counts::default(), progress, Vec::new()));
     };
     if let Some(raw) = &tombstone.raw {

@@ -84,7 +84,7 @@ pub(super) struct JobRow {
 /// The job's state: its recipients are still being written.
 const WRITING: i16 = 0;
 /// The job's state: closed.
-const CLOSED: i16 = 2;
+pub(super) const CLOSED: i16 = 2;
 
 impl Store {
     /// Where a job stands, with a page of its messages; `None`: it isn't on record.

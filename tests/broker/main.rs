@@ -11,4 +11,5 @@ mod publishing;
 mod recovery;
 #[path = "../support/relay.rs"]
 mod relay;
+mod tls;
 mod topology;

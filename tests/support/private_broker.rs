@@ -24,14 +24,20 @@ pub(crate) struct PrivateBroker {
 impl PrivateBroker {
     /// Starts one and waits until it takes connections; `None` where RabbitMQ's package isn't installed.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(|_| String::new())
+    }
+
+    /// The same with more lines of configuration, made for the broker's directory.
+    pub(crate) fn start_with(more: impl FnOnce(&Path) -> String) -> Option<Self> {
         if !Path::new(SCRIPTS).join("rabbitmq-server").exists() {
             return None;
         }
         let dir = tempfile::tempdir().unwrap();
         let [port, dist_port, epmd_port] = free_ports();
+        let more = more(dir.path());
         let config = format!(
             "listeners.tcp.1 = 127.0.0.1:{port}\nloopback_users.guest = true\ndisk_free_limit.absolute = 20MB\n\
-             log.console = false\n"
+             log.console = false\n{more}"
         );
         std::fs::write(dir.path().join("rabbitmq.conf"), config).unwrap();
         std::fs::write(dir.path().join("enabled_plugins"), "[].").unwrap();
