@@ -41,7 +41,7 @@ async fn private(ca: PathBuf) -> Option<(PrivateBroker, u16, PathBuf)> {
     tokio::task::spawn_blocking(move || {
         let mut certificates = PathBuf::new();
         let private = PrivateBroker::start_with(|dir| {
-            certificates = dir.to_owned();
+            dir.clone_into(&mut certificates);
             certify(&ca, dir);
             let path = |name: &str| dir.join(name).display().to_string();
             format!(

@@ -106,6 +106,10 @@ fn jobs_of_ada() -> Vec<(&'static str, Value)> {
 }
 
 #[tokio::test]
+#[expect(
+    clippy::too_many_lines,
+    reason = "one account's whole story, of which each step needs those before it"
+)]
 async fn nothing_of_an_erased_account_is_left_and_a_redelivered_job_is_not_sent_again() {
     let world = World::careless().await;
     let worker = Worker::start(&world).await;
