@@ -42,8 +42,11 @@ impl Fixture {
     pub(crate) async fn at(url: String) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         // What the broker layer says, wherever RUST_LOG asks for it.
+        let filter = tracing_subscriber::EnvFilter::builder()
+            .with_default_directive(tracing_subscriber::filter::LevelFilter::OFF.into())
+            .from_env_lossy();
         let told = tracing_subscriber::fmt()
-            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_env_filter(filter)
             .with_writer(std::io::stderr)
             .try_init();
         drop(told);

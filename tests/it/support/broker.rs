@@ -192,12 +192,19 @@ impl TestBroker {
     }
 }
 
+/// How long declarations of a worker that is gone may still be carried out.
+const SETTLED_DECLARATIONS: Duration = Duration::from_millis(300);
+
 impl Drop for TestBroker {
     fn drop(&mut self) {
         let (url, namespace) = (self.url.clone(), self.namespace.clone());
         let queues = std::mem::take(&mut self.queues_to_delete);
         // Also after a failure: a letter can be printed by the test, and a queue that nobody consumes only grows.
         super::process::on_another_thread(async move {
+            // A worker that was killed while it started may still have a queue being declared. Deleted within a millisecond
+            // of its declaration, a quorum queue takes RabbitMQ 3.10.8's supervisor of dead-lettering with it, and then no
+            // queue of the whole broker can be declared any more.
+            tokio::time::sleep(SETTLED_DECLARATIONS).await;
             let connection = connect(&url).await;
             let channel = connection.create_channel().await.unwrap();
             // Neither fails where there is nothing to delete.
