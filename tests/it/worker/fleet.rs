@@ -94,7 +94,7 @@ async fn a_hangup_takes_the_limits_of_the_file_and_a_wrong_file_changes_nothing(
         worker
             .process
             .log()
-            .contains("limits, send windows and caps stay")
+            .contains("limits, send windows, caps and secrets stay")
             .then_some(())
     })
     .await;
