@@ -139,17 +139,7 @@ fn load(arguments: &Arguments, ledger: &Ledger) -> Vec<Publication> {
 }
 
 fn publication(ledger: &Ledger, kind: Kind, id: String, to: BTreeSet<String>, job: &serde_json::Value) -> Publication {
-    ledger.expect(
-        &id,
-        Expected {
-            kind,
-            to,
-            text: None,
-            group: None,
-            may_expire: false,
-            may_be_unknown: false,
-        },
-    );
+    ledger.expect(&id, Expected::of(kind, to));
     Publication {
         after: Duration::ZERO,
         lane: if kind == Kind::Batch { "bulk" } else { "normal" },

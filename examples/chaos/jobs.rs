@@ -40,6 +40,20 @@ pub(crate) struct Expected {
     pub(crate) may_be_unknown: bool,
 }
 
+impl Expected {
+    /// To these, and nothing more is to be said of it.
+    pub(crate) fn of(kind: Kind, to: BTreeSet<String>) -> Self {
+        Self {
+            kind,
+            to,
+            text: None,
+            group: None,
+            may_expire: false,
+            may_be_unknown: false,
+        }
+    }
+}
+
 /// What a revoke job is aimed at.
 #[derive(Debug, Clone)]
 pub(crate) enum Target {
@@ -224,12 +238,9 @@ impl Draw {
             job["group"] = json!(group);
         }
         let expected = Expected {
-            kind: Kind::Send,
-            to: [to].into(),
-            text: None,
             group: group.map(str::to_owned),
             may_expire: time.is_some_and(|(field, _)| field == "expires_at"),
-            may_be_unknown: false,
+            ..Expected::of(Kind::Send, [to].into())
         };
         ledger.expect(&id, expected);
         Self::publication(&id, lane, &job)
@@ -261,14 +272,7 @@ impl Draw {
         let unread = self.random.random_bool(0.5);
         let job = json!({"type": "import", "id": id, "from": "shop", "to": to, "timestamp": timestamp, "unread": unread,
                          "message": {"text": id}});
-        let expected = Expected {
-            kind: Kind::Import,
-            to: [to].into(),
-            text: None,
-            group: None,
-            may_expire: false,
-            may_be_unknown: false,
-        };
+        let expected = Expected::of(Kind::Import, [to].into());
         ledger.expect(&id, expected);
         Self::publication(&id, lane, &job)
     }
@@ -324,12 +328,9 @@ impl Draw {
                 job["group"] = json!(group);
             }
             let expected = Expected {
-                kind: Kind::Send,
-                to: [to].into(),
                 text: Some(text.clone()),
                 group: group.clone(),
-                may_expire: false,
-                may_be_unknown: false,
+                ..Expected::of(Kind::Send, [to].into())
             };
             ledger.expect(&id, expected);
             let send = Self::publication(&id, "bulk", &job);
@@ -353,14 +354,7 @@ impl Draw {
                             "end": (opening + TimeDelta::hours(10)).format("%H:%M").to_string(), "timezone": "UTC"});
         let mut job = json!({"type": "send", "id": id, "to": to, "send_window": window, "message": {"text": id}});
         self.sender(&mut job);
-        let expected = Expected {
-            kind: Kind::Send,
-            to: [to].into(),
-            text: None,
-            group: None,
-            may_expire: false,
-            may_be_unknown: false,
-        };
+        let expected = Expected::of(Kind::Send, [to].into());
         ledger.expect(&id, expected);
         Self::publication(&id, lane, &job)
     }
@@ -372,12 +366,8 @@ impl Draw {
         let job = json!({"type": "send", "id": id, "to": to, "on_unknown": "fail",
                          "message": {"text": id, "life_time": 0}});
         let expected = Expected {
-            kind: Kind::Send,
-            to: [to].into(),
-            text: None,
-            group: None,
-            may_expire: false,
             may_be_unknown: true,
+            ..Expected::of(Kind::Send, [to].into())
         };
         ledger.expect(&id, expected);
         Self::publication(&id, lane, &job)
@@ -433,12 +423,8 @@ impl Draw {
             job["group"] = json!(group);
         }
         let expected = Expected {
-            kind: Kind::Batch,
-            to: to.clone(),
-            text: None,
             group: group.map(str::to_owned),
-            may_expire: false,
-            may_be_unknown: false,
+            ..Expected::of(Kind::Batch, to.clone())
         };
         ledger.expect(&id, expected);
         (Self::publication(&id, lane, &job), to)
@@ -451,14 +437,7 @@ impl Draw {
         } else {
             json!({"type": "send", "id": id, "too": "user_1", "message": {"text": id}}).to_string()
         };
-        let expected = Expected {
-            kind: Kind::Invalid,
-            to: BTreeSet::new(),
-            text: None,
-            group: None,
-            may_expire: false,
-            may_be_unknown: false,
-        };
+        let expected = Expected::of(Kind::Invalid, BTreeSet::new());
         ledger.expect(&id, expected);
         Publication {
             after: Duration::ZERO,

@@ -202,7 +202,10 @@ impl QueueConsumer {
                         Ok(Err(error)) => return self.failed(&error),
                         Err(_) => return SessionEnd::Failed("no answer to basic.cancel".to_owned()),
                     }
-                    self.drain(shared, &mut consumer, settled, ended).await;
+                    tokio::select! {
+                        () = self.drain(shared, &mut consumer, settled) => {}
+                        () = ended.cancelled() => return SessionEnd::ConnectionLost,
+                    }
                     match halt {
                         Halt::Grow => self.window = self.window.saturating_mul(2).min(self.target),
                         Halt::Resize => self.resize(shared),
@@ -286,25 +289,17 @@ impl QueueConsumer {
         }
     }
 
-    /// What the broker had sent before it knew that the consumer is cancelled. At shutdown, or once the connection has
-    /// gone, it is left alone, and goes back when the channel closes.
+    /// What the broker had sent before it knew that the consumer is cancelled. At shutdown it is left alone, and goes
+    /// back when the channel closes.
     async fn drain(
         &self,
         shared: &Arc<Shared>,
         consumer: &mut Consumer,
         settled: &mpsc::UnboundedSender<settle::Message>,
-        ended: &CancellationToken,
     ) {
-        loop {
-            let delivery = tokio::select! {
-                biased;
-                delivery = consumer.next() => delivery,
-                () = ended.cancelled() => return,
-            };
-            let Some(Ok(delivery)) = delivery else { return };
+        while let Some(Ok(delivery)) = consumer.next().await {
             let permit = tokio::select! {
                 () = shared.stop.cancelled() => return,
-                () = ended.cancelled() => return,
                 permit = self.out.reserve() => permit,
             };
             match permit {

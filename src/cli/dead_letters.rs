@@ -16,7 +16,7 @@ use crate::{
 
 use super::{
     context,
-    output::{can_ask, confirm, json as print_json, line, note, plain, table, usage},
+    output::{agreed, json as print_json, line, note, plain, table, usage},
 };
 
 /// What to do with dead letters.
@@ -121,7 +121,7 @@ async fn run_on(broker: &Broker, command: &Command) -> anyhow::Result<ExitCode> 
         }
         Command::Discard { which, yes } => {
             let selection = which.selection()?;
-            if !yes && can_ask() && !confirm("Drop these letters for good?")? {
+            if !agreed(*yes, "Drop these letters for good?")? {
                 note("nothing was dropped");
                 return Ok(ExitCode::FAILURE);
             }

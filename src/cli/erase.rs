@@ -17,7 +17,7 @@ use crate::{
 use super::{
     act::Act,
     context::store,
-    output::{can_ask, confirm, json as print_json, line, note, plain, progress, usage},
+    output::{agreed, json as print_json, line, note, plain, progress, usage},
 };
 
 /// What has just ended is waited for where it takes no longer.
@@ -112,7 +112,7 @@ async fn run_on(store: &Store, scope: EraseScope<'_>, args: &Args) -> anyhow::Re
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if !args.yes && can_ask() && !confirm("Erase what has ended of it for good?")? {
+    if !agreed(args.yes, "Erase what has ended of it for good?")? {
         note("nothing was changed");
         return Ok(ExitCode::FAILURE);
     }

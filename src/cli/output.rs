@@ -88,13 +88,12 @@ pub(super) fn progress(length: Option<u64>, template: &str) -> ProgressBar {
     bar
 }
 
-/// Whether there is someone to ask.
-pub(super) fn can_ask() -> bool {
-    io::stdin().is_terminal() && io::stderr().is_terminal()
-}
-
-/// Asks; anything but yes is no.
-pub(super) fn confirm(question: &str) -> io::Result<bool> {
+/// Whether something may be done: `yes` says so, or whoever is asked; anything but yes is no. Where there is nobody to ask,
+/// the command itself is the answer.
+pub(super) fn agreed(yes: bool, question: &str) -> io::Result<bool> {
+    if yes || !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Ok(true);
+    }
     let mut err = io::stderr().lock();
     write!(err, "{question} [y/N] ")?;
     err.flush()?;

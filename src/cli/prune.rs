@@ -15,7 +15,7 @@ use crate::{
 use super::{
     act::Act,
     context::store,
-    output::{can_ask, confirm, json as print_json, line, note, usage},
+    output::{agreed, json as print_json, line, note, usage},
 };
 
 /// Flags of `prune`.
@@ -84,7 +84,7 @@ async fn run_on(store: &Store, retention: Retention, args: &Args) -> anyhow::Res
         return Ok(ExitCode::SUCCESS);
     }
     let nothing = found == Pruned::default() && weeks.iter().all(|week| week.open);
-    if !nothing && !args.yes && can_ask() && !confirm("Remove them for good?")? {
+    if !nothing && !agreed(args.yes, "Remove them for good?")? {
         note("nothing was changed");
         return Ok(ExitCode::FAILURE);
     }

@@ -15,7 +15,7 @@ use crate::{
 
 use super::{
     context::store,
-    output::{can_ask, confirm, json as print_json, line, note, progress, usage},
+    output::{agreed, json as print_json, line, note, progress, usage},
 };
 
 /// Flags of `retry`.
@@ -118,7 +118,7 @@ async fn run_on(store: &Store, subject: &Subject, code: Option<&str>, args: &Arg
     }
     let question = format!("Try {} recipients again?", count.recipients);
     if count.recipients > 0 && !args.dry_run {
-        if !args.yes && can_ask() && !confirm(&question)? {
+        if !agreed(args.yes, &question)? {
             note("nothing was changed");
             return Ok(ExitCode::FAILURE);
         }

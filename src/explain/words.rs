@@ -1,6 +1,6 @@
 //! What does a word of an attempt, a failure or a dead letter mean, and what is to be done about it?
 //!
-//! `docs/words.md` is generated from it.
+//! `docs/reference/words.md` is generated from it.
 
 use serde::Serialize;
 

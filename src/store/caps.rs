@@ -7,13 +7,17 @@ use std::{collections::HashMap, time::Duration};
 
 use sqlx::{Postgres, Transaction};
 
-use super::{Store, StoreError, outbox::OutboxEvent, parts::Member, work::WorkUnit};
+use super::{
+    Store, StoreError,
+    outbox::OutboxEvent,
+    parts::Member,
+    slices::{SLICE, slices},
+    work::WorkUnit,
+};
 use crate::domain::policy::{CapScope, MAX_PERIOD};
 
 /// The word of a message that a cap held back.
 pub const CAPPED: &str = "capped";
-/// Counts that are removed in one statement.
-const SLICE: i64 = 5_000;
 
 /// The caps of a job, and the event of those whom they hold back.
 #[derive(Clone, Copy)]
@@ -72,9 +76,8 @@ impl Store {
 
     /// Removes counts of claims that were longer ago than this.
     pub async fn prune_cap_uses_before(&self, kept: Duration) -> Result<u64, StoreError> {
-        let mut pruned = 0;
-        loop {
-            let done = sqlx::query!(
+        slices("remove old counts of caps", || async {
+            sqlx::query!(
                 "DELETE FROM cap_uses WHERE (app, scope, account, job_id, idx) IN (
                      SELECT app, scope, account, job_id, idx FROM cap_uses
                      WHERE at < now() - make_interval(secs => $1) LIMIT $2 FOR UPDATE SKIP LOCKED)",
@@ -83,12 +86,8 @@ impl Store {
             )
             .execute(&self.pool)
             .await
-            .map_err(|error| StoreError::query("remove old counts of caps", error))?;
-            pruned += done.rows_affected();
-            if done.rows_affected() < SLICE as u64 {
-                return Ok(pruned);
-            }
-        }
+        })
+        .await
     }
 }
 

@@ -1,10 +1,12 @@
 //! Erasing one account's data: what names it beside its jobs. Counts of caps, revocations, the audit log.
 
-use super::{EraseScope, Store, StoreError, claims::parse_id, status::unsigned};
+use super::{
+    EraseScope, Store, StoreError,
+    claims::parse_id,
+    slices::{SLICE, slices},
+    status::unsigned,
+};
 use crate::domain::{AccountId, AppName, JobId, erasure::without_mentions};
-
-/// Rows that are removed in one statement.
-const SLICE: i64 = 5_000;
 
 /// What names the account beside its jobs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -71,9 +73,8 @@ impl Store {
     }
 
     async fn erase_cap_uses(&self, scope: EraseScope<'_>) -> Result<u64, StoreError> {
-        let mut erased = 0;
-        loop {
-            let done = sqlx::query!(
+        slices("erase counts of caps", || async {
+            sqlx::query!(
                 "DELETE FROM cap_uses WHERE (app, scope, account, job_id, idx) IN (
                      SELECT u.app, u.scope, u.account, u.job_id, u.idx FROM cap_uses u
                      WHERE u.account = $1 AND ($2::text IS NULL OR u.app = $2)
@@ -86,12 +87,8 @@ impl Store {
             )
             .execute(&self.pool)
             .await
-            .map_err(|error| StoreError::query("erase counts of caps", error))?;
-            erased += done.rows_affected();
-            if done.rows_affected() < SLICE as u64 {
-                return Ok(erased);
-            }
-        }
+        })
+        .await
     }
 
     /// Revocations by key that are done: the row goes, the revoke job's stays and is closed.

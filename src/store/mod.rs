@@ -57,6 +57,7 @@ mod runs;
 mod search;
 mod sent;
 mod singles;
+mod slices;
 mod status;
 #[cfg(test)]
 mod status_tests;

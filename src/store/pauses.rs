@@ -2,14 +2,15 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{Store, StoreError, work::WorkUnit};
+use super::{
+    Store, StoreError,
+    slices::{SLICE, slices},
+    work::WorkUnit,
+};
 use crate::domain::{
     GroupName,
     pause::{PauseScope, Pauses},
 };
-
-/// Rows brought back in one statement.
-const SLICE: i64 = 5_000;
 
 impl Store {
     /// Pauses something, until then or until it is resumed. A second pause replaces the first's end.
@@ -83,8 +84,8 @@ impl Store {
     }
 
     async fn unpark(&self, group: &GroupName) -> Result<(), StoreError> {
-        loop {
-            let done = sqlx::query!(
+        slices("bring parked work back", || async {
+            sqlx::query!(
                 "UPDATE work w SET due_at = now(), parked = false
                  FROM (SELECT job_id, kind, part FROM work WHERE parked AND lease IS NULL AND group_name = $1
                        ORDER BY job_id, kind, part LIMIT $2 FOR UPDATE) p
@@ -94,10 +95,8 @@ impl Store {
             )
             .execute(&self.pool)
             .await
-            .map_err(|error| StoreError::query("bring parked work back", error))?;
-            if done.rows_affected() < SLICE as u64 {
-                return Ok(());
-            }
-        }
+        })
+        .await?;
+        Ok(())
     }
 }

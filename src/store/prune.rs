@@ -9,10 +9,12 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{AssertSqlSafe, Postgres, Transaction};
 
-use super::{Store, StoreError, status::unsigned};
+use super::{
+    Store, StoreError,
+    slices::{SLICE, slices},
+    status::unsigned,
+};
 
-/// Rows that are removed in one statement.
-const SLICE: i64 = 5_000;
 /// Tries to get a week's lock, each half a second long: shorter than the second after which Postgres looks for deadlocks, so
 /// that it is never a worker that has to give way.
 const LOCK_TRIES: u32 = 20;
@@ -229,7 +231,7 @@ impl Store {
     }
 
     async fn prune_contents(&self, kept: Duration) -> Result<u64, StoreError> {
-        slices(async || {
+        slices("remove old contents", || async {
             sqlx::query!(
                 "UPDATE jobs SET body = NULL, properties = NULL, error_message = NULL WHERE id IN (
                      SELECT j.id FROM jobs j
@@ -244,14 +246,12 @@ impl Store {
             )
             .execute(&self.pool)
             .await
-            .map(|done| done.rows_affected())
-            .map_err(|error| StoreError::query("remove old contents", error))
         })
         .await
     }
 
     async fn prune_calls(&self, kept: Duration) -> Result<u64, StoreError> {
-        slices(async || {
+        slices("remove old calls", || async {
             sqlx::query!(
                 "DELETE FROM calls WHERE call_id IN (
                      SELECT c.call_id FROM calls c
@@ -264,14 +264,12 @@ impl Store {
             )
             .execute(&self.pool)
             .await
-            .map(|done| done.rows_affected())
-            .map_err(|error| StoreError::query("remove old calls", error))
         })
         .await
     }
 
     async fn prune_keys(&self, kept: Duration) -> Result<u64, StoreError> {
-        slices(async || {
+        slices("remove old keys", || async {
             sqlx::query!(
                 "DELETE FROM message_keys WHERE (job_id, idx, msg_key) IN (
                      SELECT k.job_id, k.idx, k.msg_key FROM message_keys k
@@ -283,14 +281,12 @@ impl Store {
             )
             .execute(&self.pool)
             .await
-            .map(|done| done.rows_affected())
-            .map_err(|error| StoreError::query("remove old keys", error))
         })
         .await
     }
 
     async fn prune_revocations(&self, kept: Duration) -> Result<u64, StoreError> {
-        slices(async || {
+        slices("remove old revocations", || async {
             sqlx::query!(
                 "DELETE FROM revocations WHERE id IN (
                      SELECT r.id FROM revocations r
@@ -303,14 +299,12 @@ impl Store {
             )
             .execute(&self.pool)
             .await
-            .map(|done| done.rows_affected())
-            .map_err(|error| StoreError::query("remove old revocations", error))
         })
         .await
     }
 
     async fn prune_ids(&self, kept: Duration) -> Result<u64, StoreError> {
-        slices(async || {
+        slices("remove old ids", || async {
             sqlx::query!(
                 "DELETE FROM jobs WHERE id IN (
                      SELECT j.id FROM jobs j
@@ -325,14 +319,12 @@ impl Store {
             )
             .execute(&self.pool)
             .await
-            .map(|done| done.rows_affected())
-            .map_err(|error| StoreError::query("remove old ids", error))
         })
         .await
     }
 
     async fn prune_audit(&self, kept: Duration) -> Result<u64, StoreError> {
-        slices(async || {
+        slices("remove old entries of the audit log", || async {
             sqlx::query!(
                 "DELETE FROM audit WHERE id IN (
                      SELECT id FROM audit WHERE at < now() - make_interval(secs => $1) ORDER BY id LIMIT $2)",
@@ -341,8 +333,6 @@ impl Store {
             )
             .execute(&self.pool)
             .await
-            .map(|done| done.rows_affected())
-            .map_err(|error| StoreError::query("remove old entries of the audit log", error))
         })
         .await
     }
@@ -366,16 +356,4 @@ async fn is_open(tx: &mut Transaction<'static, Postgres>, week: OldWeek) -> Resu
     .fetch_one(&mut **tx)
     .await
     .map_err(|error| StoreError::query("look whether a week is over", error))
-}
-
-/// Slice after slice, until one isn't full.
-async fn slices(slice: impl AsyncFn() -> Result<u64, StoreError>) -> Result<u64, StoreError> {
-    let mut removed = 0;
-    loop {
-        let done = slice().await?;
-        removed += done;
-        if done < SLICE as u64 {
-            return Ok(removed);
-        }
-    }
 }

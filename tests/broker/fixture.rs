@@ -188,6 +188,16 @@ pub(crate) async fn silence(lane: &mut mpsc::Receiver<Delivery>) {
     }
 }
 
+/// Does something that takes seconds where it holds no test up, and gives back what it was done to.
+pub(crate) async fn on_a_thread<T: Send + 'static>(mut value: T, act: fn(&mut T)) -> T {
+    tokio::task::spawn_blocking(move || {
+        act(&mut value);
+        value
+    })
+    .await
+    .unwrap()
+}
+
 pub(crate) fn text(delivery: &Delivery) -> String {
     String::from_utf8(delivery.body.to_vec()).unwrap()
 }

@@ -9,7 +9,7 @@ use im_dispatcher::{
 };
 
 use crate::{
-    fixture::{Fixture, SOON, next, publication, text, until},
+    fixture::{Fixture, SOON, next, on_a_thread, publication, text, until},
     private_broker_process::PrivateBroker,
 };
 
@@ -19,7 +19,7 @@ async fn private() -> Option<PrivateBroker> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_was_killed_and_restarted_keeps_what_it_confirmed_and_all_goes_on() {
-    let Some(mut private) = private().await else { return };
+    let Some(private) = private().await else { return };
     let fixture = Fixture::at(private.url()).await;
     let mut running = fixture.start(fixture.options()).await;
     let (stats, mut high) = (running.broker.stats(), running.deliveries.take(Lane::High));
@@ -29,12 +29,7 @@ async fn a_broker_that_was_killed_and_restarted_keeps_what_it_confirmed_and_all_
     // RabbitMQ 3.10 writes a new quorum queue's name to disk seconds later; killed before that, it brings the queue back
     // empty and without a leader. Nothing of that is ours to mend.
     private.ctl(&["eval", "dets:sync(ra_directory_reverse)."]);
-    let mut private = tokio::task::spawn_blocking(move || {
-        private.kill();
-        private
-    })
-    .await
-    .unwrap();
+    let private = on_a_thread(private, PrivateBroker::kill).await;
     // By name: two of the reasons may be queues that aren't consumed any more, while the connection for publishing is still
     // thought to be there.
     until("both connections are missed", || {
@@ -51,12 +46,7 @@ async fn a_broker_that_was_killed_and_restarted_keeps_what_it_confirmed_and_all_
         .await
         .unwrap_err();
     assert!(matches!(error, PublishError::Away(_)), "{error}");
-    let private = tokio::task::spawn_blocking(move || {
-        private.restart();
-        private
-    })
-    .await
-    .unwrap();
+    let private = on_a_thread(private, PrivateBroker::restart).await;
     running.broker.wait_until_ready(Duration::from_mins(1)).await.unwrap();
     held.settle(Disposition::Ack);
     assert_eq!(stats.stale_acks.get(), 1);

@@ -16,7 +16,7 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use secrecy::SecretString;
 
 use crate::{
-    fixture::{Fixture, next, text, until},
+    fixture::{Fixture, next, on_a_thread, text, until},
     private_broker_process::PrivateBroker,
 };
 
@@ -65,7 +65,7 @@ fn url(port: u16, password: &str) -> SecretString {
 async fn an_own_authority_and_a_password_are_replaced_while_the_broker_layer_runs() {
     let directory = tempfile::tempdir().unwrap();
     let ca = directory.path().join("ca.pem");
-    let Some((mut private, port, certificates)) = private(ca.clone()).await else {
+    let Some((private, port, certificates)) = private(ca.clone()).await else {
         return;
     };
     let fixture = Fixture::at(private.url()).await;
@@ -113,20 +113,10 @@ async fn an_own_authority_and_a_password_are_replaced_while_the_broker_layer_run
     running.job(Lane::High, "meanwhile").await;
     next(&mut high).await.settle(Disposition::Ack);
     assert_eq!(running.broker.stats().reconnects.get(), connections);
-    let mut private = tokio::task::spawn_blocking(move || {
-        private.ctl(&["eval", "dets:sync(ra_directory_reverse)."]);
-        private.kill();
-        private
-    })
-    .await
-    .unwrap();
+    private.ctl(&["eval", "dets:sync(ra_directory_reverse)."]);
+    let private = on_a_thread(private, PrivateBroker::kill).await;
     until("the connections are missed", || !running.broker.is_connected()).await;
-    let private = tokio::task::spawn_blocking(move || {
-        private.restart();
-        private
-    })
-    .await
-    .unwrap();
+    let private = on_a_thread(private, PrivateBroker::restart).await;
     running.broker.wait_until_ready(Duration::from_mins(1)).await.unwrap();
     running.job(Lane::High, "last").await;
     // What came before may come again: its ack may not have been on disk.
