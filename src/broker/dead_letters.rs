@@ -5,7 +5,7 @@
 //! still there, and its `x-im-replay` header tells the worker that it is the same letter. Letters that come back lose
 //! their place in the queue.
 
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use lapin::{
@@ -66,6 +66,18 @@ pub enum Selection {
     Code(String),
 }
 
+/// As people read it, in the audit log for instance.
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::All => f.write_str("all letters"),
+            Self::Job(id) => write!(f, "letters of job {id}"),
+            Self::Letter(name) => write!(f, "letter {name}"),
+            Self::Code(code) => write!(f, "letters with code {code}"),
+        }
+    }
+}
+
 impl Selection {
     fn matches(&self, letter: &DeadLetter) -> bool {
         match self {
@@ -95,6 +107,17 @@ pub struct DeadLetterReport {
     pub done: u64,
     /// Letters that are still there, by name, with the reason.
     pub failed: Vec<(String, String)>,
+}
+
+impl DeadLetterReport {
+    /// As a sentence's beginning says it: how many of how many, and what is left.
+    pub fn told(&self) -> String {
+        let (done, matched) = (self.done, self.matched);
+        match self.failed.len() {
+            0 => format!("{done} of {matched} letters"),
+            left => format!("{done} of {matched} letters, {left} are still there"),
+        }
+    }
 }
 
 /// The dead queue of a broker's namespace.

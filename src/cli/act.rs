@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _};
 
+use super::output::note;
 use crate::store::{NewAudit, Store, StoreError};
 
 /// An act that is under way.
@@ -25,6 +26,17 @@ impl<'a> Act<'a> {
             })
             .await?;
         Ok(Self { store, id })
+    }
+
+    /// The same where the act goes on without the database, too: then it is said that it isn't in the log.
+    pub(super) async fn begin_if_possible(store: &'a Store, action: &str, target: &str) -> Option<Self> {
+        match Self::begin(store, action, target).await {
+            Ok(act) => Some(act),
+            Err(error) => {
+                note(format_args!("note: this isn't in the audit log: {error}"));
+                None
+            }
+        }
     }
 
     /// Notes how it ended. If that fails the row stays without a result: what was done was done.

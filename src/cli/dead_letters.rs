@@ -9,12 +9,14 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
 use crate::{
-    broker::{Broker, DeadLetter, DeadLetterReport, Selection},
+    broker::{Broker, BrokerError, DeadLetter, DeadLetterReport, Selection},
     config::Settings,
     domain::Lane,
+    store::Store,
 };
 
 use super::{
+    act::Act,
     context,
     output::{agreed, json as print_json, line, note, plain, table, usage},
 };
@@ -87,12 +89,17 @@ impl Which {
 
 pub(super) async fn run(settings: &Settings, command: &Command) -> anyhow::Result<ExitCode> {
     let broker = context::broker(settings).await?;
-    let code = run_on(&broker, command).await;
+    let store = settings
+        .database_url
+        .is_some()
+        .then(|| context::store(settings))
+        .transpose()?;
+    let code = run_on(&broker, store.as_ref(), command).await;
     broker.close().await;
     code
 }
 
-async fn run_on(broker: &Broker, command: &Command) -> anyhow::Result<ExitCode> {
+async fn run_on(broker: &Broker, store: Option<&Store>, command: &Command) -> anyhow::Result<ExitCode> {
     let letters = broker.dead_letters();
     match command {
         Command::List { limit, json } => {
@@ -116,7 +123,7 @@ async fn run_on(broker: &Broker, command: &Command) -> anyhow::Result<ExitCode> 
         }
         Command::Replay { which, lane } => {
             let selection = which.selection()?;
-            let report = letters.replay(&selection, *lane).await?;
+            let report = noted(store, "replay", &selection, letters.replay(&selection, *lane)).await?;
             Ok(told(&selection, &report, "replayed"))
         }
         Command::Discard { which, yes } => {
@@ -125,10 +132,29 @@ async fn run_on(broker: &Broker, command: &Command) -> anyhow::Result<ExitCode> 
                 note("nothing was dropped");
                 return Ok(ExitCode::FAILURE);
             }
-            let report = letters.discard(&selection).await?;
+            let report = noted(store, "discard", &selection, letters.discard(&selection)).await?;
             Ok(told(&selection, &report, "discarded"))
         }
     }
+}
+
+/// Does it, noted in the audit log where there is a database.
+async fn noted(
+    store: Option<&Store>,
+    action: &str,
+    selection: &Selection,
+    deed: impl Future<Output = Result<DeadLetterReport, BrokerError>>,
+) -> Result<DeadLetterReport, BrokerError> {
+    let act = match store {
+        Some(store) => Act::begin_if_possible(store, action, &selection.to_string()).await,
+        None => None,
+    };
+    let report = deed.await;
+    if let Some(act) = act {
+        let told = report.as_ref().map(DeadLetterReport::told);
+        act.end(told.as_ref().map(String::as_str)).await;
+    }
+    report
 }
 
 fn list(letters: &[DeadLetter], limit: usize, json: bool) -> anyhow::Result<()> {

@@ -11,6 +11,7 @@ use crate::{
 };
 
 use super::{
+    act::Act,
     context,
     output::{Usage, note, usage},
 };
@@ -70,17 +71,27 @@ pub(super) async fn pause(settings: &Settings, args: &PauseArgs) -> anyhow::Resu
     if args.until.is_some_and(|until| until <= Utc::now()) {
         return Err(usage("--until is in the past").into());
     }
-    context::store(settings)?.pause(&scope, args.until).await?;
-    match args.until {
-        Some(until) => note(format!("{scope} is paused until {}", until.to_rfc3339())),
-        None => note(format!("{scope} is paused until it is resumed")),
-    }
+    let told = args.until.map_or_else(
+        || "until it is resumed".to_owned(),
+        |until| format!("until {}", until.to_rfc3339()),
+    );
+    let store = context::store(settings)?;
+    let act = Act::begin(&store, "pause", &scope.to_string()).await?;
+    let paused = store.pause(&scope, args.until).await;
+    act.end(paused.as_ref().map(|()| told.as_str())).await;
+    paused?;
+    note(format_args!("{scope} is paused {told}"));
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) async fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     let scope = args.scope.parse(settings)?;
-    if context::store(settings)?.resume(&scope).await? {
+    let store = context::store(settings)?;
+    let act = Act::begin(&store, "resume", &scope.to_string()).await?;
+    let resumed = store.resume(&scope).await;
+    let told = |&was: &bool| if was { "resumed" } else { "it wasn't paused" };
+    act.end(resumed.as_ref().map(told)).await;
+    if resumed? {
         note(format!("{scope} is resumed"));
     } else {
         note(format!("{scope} wasn't paused"));

@@ -14,6 +14,7 @@ use crate::{
 };
 
 use super::{
+    act::Act,
     context::store,
     output::{agreed, json as print_json, line, note, progress, usage},
 };
@@ -47,6 +48,17 @@ pub(super) struct Args {
 enum Subject {
     Job(JobId),
     Group(GroupName),
+}
+
+impl Subject {
+    /// For the audit log.
+    fn named(&self, code: Option<&str>) -> String {
+        let whose = match self {
+            Self::Job(id) => format!("job {id}"),
+            Self::Group(group) => format!("group {group}"),
+        };
+        code.map_or(whose.clone(), |code| format!("{whose} with {code}"))
+    }
 }
 
 /// What was counted, and what became of it.
@@ -122,7 +134,11 @@ async fn run_on(store: &Store, subject: &Subject, code: Option<&str>, args: &Arg
             note("nothing was changed");
             return Ok(ExitCode::FAILURE);
         }
-        count.retried = retry_all(store, subject, code, count.recipients).await?;
+        let act = Act::begin(store, "retry", &subject.named(code)).await?;
+        let retried = retry_all(store, subject, code, count.recipients).await;
+        let told = retried.as_ref().map(|retried| format!("{retried} recipients"));
+        act.end(told.as_ref().map(String::as_str)).await;
+        count.retried = retried?;
     }
     tell(&count, args)
 }

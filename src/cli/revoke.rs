@@ -19,6 +19,7 @@ use crate::{
 };
 
 use super::{
+    act::Act,
     args::{account, patience},
     context::{self, AppArg},
     output::{line, note, usage},
@@ -114,18 +115,16 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> anyhow::Result<Exit
     } else {
         None
     };
-    let tombstone = match &store {
-        Some(store) => write_tombstone(store, &job).await?,
-        None => false,
+    let act = match (&store, &job.task) {
+        (Some(store), Task::Revoke(target)) => Act::begin_if_possible(store, "revoke", &target.to_string()).await,
+        _ => None,
     };
-    let published = publish(settings, &job, if tombstone { Duration::ZERO } else { PATIENCE }).await;
-    match published {
-        Err(error) if !tombstone => return Err(error.context("the revocation was not published")),
-        Err(error) => note(format_args!(
-            "note: the revocation is on record and in force, but was not published too: {error:#}"
-        )),
-        Ok(()) => {}
+    let given = give(settings, store.as_ref(), &job).await;
+    if let Some(act) = act {
+        let told = format!("taken as revocation {}", job.id);
+        act.end(given.as_ref().map(|()| told.as_str())).await;
     }
+    given?;
     line(&job.id)?;
     let code = match &store {
         Some(store) if args.wait => wait(store, &job.id, timeout).await?,
@@ -135,6 +134,22 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> anyhow::Result<Exit
         store.close().await;
     }
     Ok(code)
+}
+
+/// Puts it in force: by its tombstone, by its job, or by both.
+async fn give(settings: &Settings, store: Option<&Store>, job: &Job) -> anyhow::Result<()> {
+    let tombstone = match store {
+        Some(store) => write_tombstone(store, job).await?,
+        None => false,
+    };
+    match publish(settings, job, if tombstone { Duration::ZERO } else { PATIENCE }).await {
+        Err(error) if !tombstone => return Err(error.context("the revocation was not published")),
+        Err(error) => note(format_args!(
+            "note: the revocation is on record and in force, but was not published too: {error:#}"
+        )),
+        Ok(()) => {}
+    }
+    Ok(())
 }
 
 /// Writes the tombstone. False: the database can't be reached, and the job alone must do.

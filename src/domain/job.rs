@@ -148,6 +148,25 @@ pub enum RevokeTarget {
     },
 }
 
+/// As people read it, in the audit log for instance; of many recipients the first ten.
+impl fmt::Display for RevokeTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Job { job, to: None } => write!(f, "job {job}"),
+            Self::Job { job, to: Some(to) } => {
+                let some: Vec<&str> = to.iter().take(10).map(AccountId::as_str).collect();
+                write!(f, "job {job} to {}", some.join(", "))?;
+                match to.len().saturating_sub(some.len()) {
+                    0 => Ok(()),
+                    more => write!(f, " and {more} more"),
+                }
+            }
+            Self::Group(group) => write!(f, "group {group}"),
+            Self::Message { from, to, msg_key } => write!(f, "message {msg_key} from {from} to {to}"),
+        }
+    }
+}
+
 /// Why a delivery is no job: a stable word and a sentence that names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{sentence}")]

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
-    domain::{AccountId, AppName, GroupName, JobId, job::RevokeTarget, status::MessageState},
+    domain::{AppName, GroupName, JobId, job::RevokeTarget, status::MessageState},
     fleet,
     store::{After, MessagePage, Store},
     telemetry::Metrics,
@@ -209,7 +209,7 @@ async fn revoke(
         None => JobId::parse(uuid::Uuid::new_v4().to_string()),
     }
     .map_err(|error| ApiError::Invalid(format!("id {error}")))?;
-    let shown = shown(&target);
+    let shown = target.to_string();
     let deed = {
         let (revoker, id) = (Arc::clone(&state.revoker), id.clone());
         async move {
@@ -223,21 +223,4 @@ async fn revoke(
     let told = format!("taken as revocation {id}");
     access.act(&state.store, "revoke", &shown, deed, |()| told).await?;
     Ok((StatusCode::ACCEPTED, Json(json!({"revocation": id}))).into_response())
-}
-
-/// A target, for the audit log.
-fn shown(target: &RevokeTarget) -> String {
-    match target {
-        RevokeTarget::Job { job, to: None } => format!("job {job}"),
-        RevokeTarget::Job { job, to: Some(to) } => {
-            let some: Vec<&str> = to.iter().take(10).map(AccountId::as_str).collect();
-            let more = match to.len().saturating_sub(some.len()) {
-                0 => String::new(),
-                more => format!(" and {more} more"),
-            };
-            format!("job {job} to {}{more}", some.join(", "))
-        }
-        RevokeTarget::Group(group) => format!("group {group}"),
-        RevokeTarget::Message { from, to, msg_key } => format!("message {msg_key} from {from} to {to}"),
-    }
 }

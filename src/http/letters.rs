@@ -121,12 +121,12 @@ pub(super) struct Order {
 }
 
 impl Order {
-    fn selection(&self) -> Result<(Selection, String), ApiError> {
+    fn selection(&self) -> Result<Selection, ApiError> {
         match (self.all, &self.job, &self.letter, &self.code) {
-            (true, None, None, None) => Ok((Selection::All, "all letters".to_owned())),
-            (false, Some(job), None, None) => Ok((Selection::Job(job.clone()), format!("letters of job {job}"))),
-            (false, None, Some(name), None) => Ok((Selection::Letter(name.clone()), format!("letter {name}"))),
-            (false, None, None, Some(code)) => Ok((Selection::Code(code.clone()), format!("letters with code {code}"))),
+            (true, None, None, None) => Ok(Selection::All),
+            (false, Some(job), None, None) => Ok(Selection::Job(job.clone())),
+            (false, None, Some(name), None) => Ok(Selection::Letter(name.clone())),
+            (false, None, None, Some(code)) => Ok(Selection::Code(code.clone())),
             _ => Err(ApiError::Invalid(
                 "which letters: exactly one of all (true), job, letter and code".into(),
             )),
@@ -156,7 +156,8 @@ pub(super) async fn act(
     Path(action): Path<String>,
     JsonBody(order): JsonBody<Order>,
 ) -> Result<Response, ApiError> {
-    let (selection, shown) = order.selection()?;
+    let selection = order.selection()?;
+    let shown = selection.to_string();
     let lane = order.lane()?;
     let (action, deed) = match action.as_str() {
         "replay" => ("replay", Deed::Replay(lane)),

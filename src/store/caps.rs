@@ -174,12 +174,15 @@ async fn suppress(
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "UPDATE messages SET state = 9, error_code = $4, error_message = $5
-         WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3) AND state = 0",
+         WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3)
+           AND idx BETWEEN $6 AND $7 AND state = 0",
         unit.job.as_str(),
         unit.created_at,
         indexes,
         CAPPED,
         why,
+        indexes.iter().min(),
+        indexes.iter().max(),
     )
     .execute(&mut **tx)
     .await

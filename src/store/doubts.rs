@@ -326,13 +326,15 @@ async fn release(
     }
     sqlx::query!(
         "UPDATE messages SET state = 0, pair_since = CASE WHEN $5 THEN 'infinity' ELSE pair_since END
-         WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3) AND state IN (1, 2)
+         WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3) AND idx BETWEEN $6 AND $7 AND state IN (1, 2)
            AND token IS NOT DISTINCT FROM $4",
         unit.job.as_str(),
         unit.created_at,
         &verdict.resend,
         doubt.token,
         verdict.resend_is_first,
+        verdict.resend.iter().min(),
+        verdict.resend.iter().max(),
     )
     .execute(&mut **tx)
     .await
@@ -398,7 +400,7 @@ async fn keep_found(
     .execute(&mut **tx)
     .await
     .map_err(|error| StoreError::query("keep found MsgKeys", error))?;
-    want_members_revoked(tx, unit, &indexes).await?;
+    want_members_revoked(tx, unit, &indexes, true).await?;
     further.want_revoked(tx).await
 }
 

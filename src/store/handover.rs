@@ -106,6 +106,7 @@ impl Store {
         .fetch_optional(&self.pool)
         .await
         .map_err(|error| StoreError::query("record a job", error))?;
+        let fresh = row.is_some();
         let created_at = if let Some(row) = row {
             row.created_at
         } else {
@@ -131,30 +132,80 @@ impl Store {
                 _ => return Ok(HandedOver::Finished),
             }
         };
-        self.write_recipients(job, created_at).await?;
+        self.write_recipients(job, created_at, fresh).await?;
         self.flip(job, created_at).await?;
         Ok(HandedOver::Done)
     }
 
-    async fn write_recipients(&self, job: &Handover<'_>, created_at: DateTime<Utc>) -> Result<(), StoreError> {
+    /// `fresh`: nobody is known to have begun with it.
+    async fn write_recipients(
+        &self,
+        job: &Handover<'_>,
+        created_at: DateTime<Utc>,
+        mut fresh: bool,
+    ) -> Result<(), StoreError> {
         for (slice, recipients) in job.to.chunks(SLICE).enumerate() {
             let first = (slice * SLICE) as i32;
             let to: Vec<&str> = recipients.iter().map(AccountId::as_str).collect();
-            sqlx::query!(
-                "INSERT INTO messages (created_at, job_id, idx, from_account, to_account, state)
-                 SELECT $1, $2, ($3::int4 + ordinality - 1)::int4, $4, account, 0
-                 FROM unnest($5::text[]) WITH ORDINALITY AS t(account, ordinality)
-                 ON CONFLICT DO NOTHING",
-                created_at,
-                job.id.as_str(),
-                first,
-                job.from,
-                &to as &[&str],
-            )
-            .execute(&self.pool)
-            .await
-            .map_err(|error| StoreError::query("record recipients", error))?;
+            fresh = fresh && self.write_new(job, created_at, first, &to).await?;
+            if !fresh {
+                self.write_missing(job, created_at, first, &to).await?;
+            }
         }
+        Ok(())
+    }
+
+    /// Writes recipients of which none is there. False: one is, and none was written.
+    ///
+    /// Speculative insertion (`ON CONFLICT`) of rows that are surely new costs half as much again: 12 µs a row instead of 8.
+    async fn write_new(
+        &self,
+        job: &Handover<'_>,
+        created_at: DateTime<Utc>,
+        first: i32,
+        to: &[&str],
+    ) -> Result<bool, StoreError> {
+        let written = sqlx::query!(
+            "INSERT INTO messages (created_at, job_id, idx, from_account, to_account, state)
+             SELECT $1, $2, ($3::int4 + ordinality - 1)::int4, $4, account, 0
+             FROM unnest($5::text[]) WITH ORDINALITY AS t(account, ordinality)",
+            created_at,
+            job.id.as_str(),
+            first,
+            job.from,
+            to as &[&str],
+        )
+        .execute(&self.pool)
+        .await;
+        match written {
+            Ok(_) => Ok(true),
+            // The answer of an earlier try was lost, or another delivery of the job writes them, too.
+            Err(sqlx::Error::Database(error)) if error.is_unique_violation() => Ok(false),
+            Err(error) => Err(StoreError::query("record recipients", error)),
+        }
+    }
+
+    async fn write_missing(
+        &self,
+        job: &Handover<'_>,
+        created_at: DateTime<Utc>,
+        first: i32,
+        to: &[&str],
+    ) -> Result<(), StoreError> {
+        sqlx::query!(
+            "INSERT INTO messages (created_at, job_id, idx, from_account, to_account, state)
+             SELECT $1, $2, ($3::int4 + ordinality - 1)::int4, $4, account, 0
+             FROM unnest($5::text[]) WITH ORDINALITY AS t(account, ordinality)
+             ON CONFLICT DO NOTHING",
+            created_at,
+            job.id.as_str(),
+            first,
+            job.from,
+            to as &[&str],
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(|error| StoreError::query("record recipients", error))?;
         Ok(())
     }
 
@@ -234,5 +285,53 @@ impl Store {
         .await
         .map_err(|error| StoreError::query("hand a second delivery to the table", error))?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::PgPool;
+
+    use super::*;
+
+    /// What a second try finds whose first one committed without an answer.
+    #[sqlx::test]
+    async fn recipients_that_are_there_already_are_left_and_the_missing_ones_written(pool: PgPool) {
+        let store = Store::of_pool(pool.clone());
+        let (id, app) = (JobId::parse("job").unwrap(), AppName::default_app());
+        let parcel = Parcel {
+            body: Vec::new(),
+            properties: Vec::new(),
+            queue: String::new(),
+        };
+        let to: Vec<AccountId> = ["a", "b", "c"].map(|name| AccountId::parse(name).unwrap()).to_vec();
+        let job = Handover {
+            id: &id,
+            digest: [0; 32],
+            job_type: 1,
+            app: &app,
+            group: None,
+            lane: Lane::Bulk,
+            from: "administrator",
+            to: &to,
+            send_at: None,
+            expires_at: None,
+            on_unknown: 0,
+            online_only: false,
+            command: Command::BatchSendMsg,
+            parcel: &parcel,
+            delay: std::time::Duration::ZERO,
+            opens_at: None,
+        };
+        let at = Utc::now();
+        assert!(store.write_new(&job, at, 0, &["a", "b"]).await.unwrap());
+        assert!(!store.write_new(&job, at, 1, &["b", "c"]).await.unwrap());
+        store.write_recipients(&job, at, true).await.unwrap();
+        let written: Vec<(i32, String)> = sqlx::query_as("SELECT idx, to_account FROM messages ORDER BY idx")
+            .fetch_all(&pool)
+            .await
+            .unwrap();
+        let expected = ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(written, (0..).zip(expected).collect::<Vec<_>>());
     }
 }

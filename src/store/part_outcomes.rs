@@ -130,12 +130,14 @@ impl Store {
         msg_key: &str,
         msg_time: Option<i64>,
     ) -> Result<(), StoreError> {
+        let (first, last) = range(unit.part);
         let done = sqlx::query!(
             r#"
             UPDATE messages
             SET state = 3, msg_key = $5, msg_time = $6, sent_at = clock_timestamp(), error_code = NULL, error_message = NULL
-            WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3) AND token = $4 AND state IN (1, 2)
-            RETURNING idx
+            WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3) AND idx BETWEEN $7 AND $8
+              AND token = $4 AND state IN (1, 2)
+            RETURNING revoke_id IS NOT NULL AS "covered!"
             "#,
             unit.job.as_str(),
             unit.created_at,
@@ -143,6 +145,8 @@ impl Store {
             token,
             msg_key,
             msg_time,
+            first,
+            last,
         )
         .fetch_all(&mut **tx)
         .await
@@ -155,7 +159,8 @@ impl Store {
                 r#"
                 INSERT INTO message_keys (job_id, idx, msg_key, msg_time, source)
                 SELECT m.job_id, m.idx, $4, $5, 0 FROM messages m
-                WHERE m.job_id = $1 AND m.created_at = $2 AND m.idx = ANY ($3) AND m.msg_key IS DISTINCT FROM $4
+                WHERE m.job_id = $1 AND m.created_at = $2 AND m.idx = ANY ($3) AND m.idx BETWEEN $6 AND $7
+                  AND m.msg_key IS DISTINCT FROM $4
                 ON CONFLICT DO NOTHING
                 "#,
                 unit.job.as_str(),
@@ -163,13 +168,17 @@ impl Store {
                 sent,
                 msg_key,
                 msg_time,
+                first,
+                last,
             )
             .execute(&mut **tx)
             .await
             .map_err(|error| StoreError::query("keep late MsgKeys", error))?;
             keys.want_revoked(tx).await?;
         }
-        want_members_revoked(tx, unit, sent).await
+        // One whose claim was replaced may be covered, too.
+        let covered = done.len() < sent.len() || done.iter().any(|row| row.covered);
+        want_members_revoked(tx, unit, sent, covered).await
     }
 
     /// Ends what is still pending of a part without a call (expired, or failed as poison), with its event, and the part
@@ -274,11 +283,14 @@ pub(super) async fn keep_job_error(
 }
 
 /// Marks sent members for revocation that a tombstone covers: after they have been written, in statements of its own.
+/// `covered`: one of them may be marked by a tombstone already. Otherwise, and without a tombstone, no member is looked at.
 pub(super) async fn want_members_revoked(
     tx: &mut Transaction<'static, Postgres>,
     unit: &WorkUnit,
     sent: &[i32],
+    covered: bool,
 ) -> Result<(), StoreError> {
+    let (first, last) = range(unit.part);
     sqlx::query!(
         r#"
         WITH tombstone AS (
@@ -291,7 +303,9 @@ pub(super) async fn want_members_revoked(
             SET revoke_state = 1,
                 revoke_id = coalesce(m.revoke_id, (SELECT t.id FROM tombstone t
                                                    WHERE t.to_accounts IS NULL OR m.to_account = ANY (t.to_accounts) LIMIT 1))
-            WHERE m.job_id = $1 AND m.created_at = $2 AND m.idx = ANY ($3) AND m.state = 3 AND m.revoke_state <> 2
+            WHERE ($6 OR (SELECT EXISTS (SELECT FROM tombstone)))
+              AND m.job_id = $1 AND m.created_at = $2 AND m.idx = ANY ($3) AND m.idx BETWEEN $7 AND $8
+              AND m.state = 3 AND m.revoke_state <> 2
               AND (m.revoke_id IS NOT NULL OR EXISTS (SELECT 1 FROM tombstone t
                                                       WHERE t.to_accounts IS NULL OR m.to_account = ANY (t.to_accounts)))
             RETURNING m.idx
@@ -305,6 +319,9 @@ pub(super) async fn want_members_revoked(
         sent,
         unit.group.as_ref().map(GroupName::as_str),
         unit.app.as_str(),
+        covered,
+        first,
+        last,
     )
     .execute(&mut **tx)
     .await
@@ -321,15 +338,19 @@ async fn settle_failed_members(
     if failed.is_empty() {
         return Ok(());
     }
+    let mut failed: Vec<&MemberFailure> = failed.iter().collect();
+    failed.sort_unstable_by_key(|f| f.idx);
     let indexes: Vec<i32> = failed.iter().map(|f| f.idx).collect();
     let states: Vec<i16> = failed.iter().map(|f| f.state.number()).collect();
     let codes: Vec<&str> = failed.iter().map(|f| f.code.as_str()).collect();
     let messages: Vec<&str> = failed.iter().map(|f| f.message.as_str()).collect();
     sqlx::query!(
         r#"
-        UPDATE messages m SET state = f.state, error_code = f.code, error_message = f.message
-        FROM unnest($4::int4[], $5::int2[], $6::text[], $7::text[]) AS f(idx, state, code, message)
-        WHERE m.job_id = $1 AND m.created_at = $2 AND m.idx = f.idx AND m.token = $3 AND m.state IN (1, 2)
+        UPDATE messages m
+        SET state = ($5::int2[])[width_bucket(m.idx, $4)], error_code = ($6::text[])[width_bucket(m.idx, $4)],
+            error_message = ($7::text[])[width_bucket(m.idx, $4)]
+        WHERE m.job_id = $1 AND m.created_at = $2 AND m.idx = ANY ($4::int4[]) AND m.idx BETWEEN $8 AND $9
+          AND m.token = $3 AND m.state IN (1, 2)
         "#,
         unit.job.as_str(),
         unit.created_at,
@@ -338,6 +359,8 @@ async fn settle_failed_members(
         &states,
         &codes as &[&str],
         &messages as &[&str],
+        indexes.first(),
+        indexes.last(),
     )
     .execute(&mut **tx)
     .await

@@ -347,11 +347,14 @@ async fn record_call(
             .await
             .map_err(|error| StoreError::query("repeat a call's record", error))?;
             sqlx::query!(
-                "UPDATE messages SET call_id = $4 WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3)",
+                "UPDATE messages SET call_id = $4 WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3)
+                   AND idx BETWEEN $5 AND $6",
                 unit.job.as_str(),
                 unit.created_at,
                 &indexes,
                 previous.call_id,
+                indexes.first(),
+                indexes.last(),
             )
             .execute(&mut **tx)
             .await

@@ -317,12 +317,39 @@ impl<'a> TombstoneColumns<'a> {
 /// Ranges of messages for one step of a fan-out, and where the cursor stands after it.
 #[derive(Debug, Default)]
 struct Slice {
-    jobs: Vec<String>,
+    ranges: Vec<Range>,
+    /// `None`: nothing is left.
+    cursor: Option<(String, i32)>,
+}
+
+/// Messages of one job.
+#[derive(Debug)]
+struct Range {
+    job: String,
+    created_at: DateTime<Utc>,
+    first: i32,
+    last: i32,
+}
+
+/// A slice as columns, sorted by job: statements find a row's range by binary search.
+struct RangeColumns<'a> {
+    jobs: Vec<&'a str>,
     created: Vec<DateTime<Utc>>,
     first: Vec<i32>,
     last: Vec<i32>,
-    /// `None`: nothing is left.
-    cursor: Option<(String, i32)>,
+}
+
+impl<'a> RangeColumns<'a> {
+    fn of(slice: &'a Slice) -> Self {
+        let mut ranges: Vec<&Range> = slice.ranges.iter().collect();
+        ranges.sort_unstable_by(|a, b| a.job.cmp(&b.job));
+        Self {
+            jobs: ranges.iter().map(|range| range.job.as_str()).collect(),
+            created: ranges.iter().map(|range| range.created_at).collect(),
+            first: ranges.iter().map(|range| range.first).collect(),
+            last: ranges.iter().map(|range| range.last).collect(),
+        }
+    }
 }
 
 /// Small jobs many at a time, a long one in ranges.
@@ -361,10 +388,12 @@ async fn next_slice(
         let last = (first + room - 1).min(row.total - 1);
         room -= last - first + 1;
         slice.cursor = Some((row.id.clone(), last));
-        slice.jobs.push(row.id);
-        slice.created.push(row.created_at);
-        slice.first.push(first);
-        slice.last.push(last);
+        slice.ranges.push(Range {
+            job: row.id,
+            created_at: row.created_at,
+            first,
+            last,
+        });
     }
     Ok(slice)
 }
@@ -375,30 +404,31 @@ async fn mark(
     slice: &Slice,
     to_accounts: Option<&[String]>,
 ) -> Result<Vec<CancelledByFanOut>, StoreError> {
-    // A call for each of a long fan-out waits behind the calls of single revocations.
+    let column = RangeColumns::of(slice);
+    // By their keys alone, as in `record_sent`: joined with the ranges, each message was compared with each of them.
     let marked = sqlx::query!(
         r#"
         UPDATE messages m
         SET revoke_id = coalesce(m.revoke_id, $5),
             revoke_state = CASE WHEN m.state = 3 THEN 1 ELSE m.revoke_state END,
             state = CASE WHEN m.state = 0 THEN 5 ELSE m.state END
-        FROM unnest($1::text[], $2::timestamptz[], $3::int4[], $4::int4[]) AS s(job_id, created_at, first, last)
-        WHERE m.job_id = s.job_id AND m.created_at = s.created_at AND m.idx BETWEEN s.first AND s.last
-          -- By their keys, whichever side the planner begins with.
-          AND m.job_id = ANY ($1) AND m.created_at BETWEEN $7 AND $8 AND m.idx BETWEEN $9 AND $10
+        WHERE m.job_id = ANY ($1) AND m.created_at BETWEEN $7 AND $8 AND m.idx BETWEEN $9 AND $10
+          AND m.created_at = ($2::timestamptz[])[width_bucket(m.job_id COLLATE "C", $1)]
+          AND m.idx BETWEEN ($3::int4[])[width_bucket(m.job_id COLLATE "C", $1)]
+                        AND ($4::int4[])[width_bucket(m.job_id COLLATE "C", $1)]
           AND m.state IN (0, 1, 2, 3) AND ($6::text[] IS NULL OR m.to_account = ANY ($6))
         RETURNING m.job_id, m.idx, m.created_at, m.state, m.from_account, m.to_account
         "#,
-        &slice.jobs,
-        &slice.created,
-        &slice.first,
-        &slice.last,
+        &column.jobs as &[&str],
+        &column.created,
+        &column.first,
+        &column.last,
         unit.job.as_str(),
         to_accounts,
-        slice.created.iter().min(),
-        slice.created.iter().max(),
-        slice.first.iter().min(),
-        slice.last.iter().max(),
+        column.created.iter().min(),
+        column.created.iter().max(),
+        column.first.iter().min(),
+        column.last.iter().max(),
     )
     .fetch_all(&mut **tx)
     .await
@@ -418,6 +448,7 @@ async fn mark(
                 .push(row.to_account);
         }
     }
+    // A call for each of a long fan-out waits behind the calls of single revocations.
     let lane = if sent.0.len() > 50 { Lane::Normal } else { Lane::High };
     sqlx::query!(
         r#"
@@ -436,7 +467,7 @@ async fn mark(
     .execute(&mut **tx)
     .await
     .map_err(|error| StoreError::query("queue revocations", error))?;
-    mark_further_keys(tx, unit, slice, to_accounts).await?;
+    mark_further_keys(tx, unit, &column, to_accounts).await?;
     describe_cancelled(tx, cancelled).await
 }
 
@@ -444,16 +475,17 @@ async fn mark(
 async fn mark_further_keys(
     tx: &mut Transaction<'static, Postgres>,
     unit: &WorkUnit,
-    slice: &Slice,
+    column: &RangeColumns<'_>,
     to_accounts: Option<&[String]>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
         r#"
         WITH marked AS (
             UPDATE messages m SET revoke_id = coalesce(m.revoke_id, $5)
-            FROM unnest($1::text[], $2::timestamptz[], $3::int4[], $4::int4[]) AS s(job_id, created_at, first, last)
-            WHERE m.job_id = s.job_id AND m.created_at = s.created_at AND m.idx BETWEEN s.first AND s.last
-              AND m.job_id = ANY ($1) AND m.created_at BETWEEN $7 AND $8 AND m.idx BETWEEN $9 AND $10
+            WHERE m.job_id = ANY ($1) AND m.created_at BETWEEN $7 AND $8 AND m.idx BETWEEN $9 AND $10
+              AND m.created_at = ($2::timestamptz[])[width_bucket(m.job_id COLLATE "C", $1)]
+              AND m.idx BETWEEN ($3::int4[])[width_bucket(m.job_id COLLATE "C", $1)]
+                            AND ($4::int4[])[width_bucket(m.job_id COLLATE "C", $1)]
               AND m.state <> 3 AND ($6::text[] IS NULL OR m.to_account = ANY ($6))
               AND EXISTS (SELECT FROM message_keys k
                           WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL)
@@ -463,16 +495,16 @@ async fn mark_further_keys(
         SELECT 1, m.job_id, m.idx, m.created_at, 0, j.app, 4, now() FROM marked m JOIN jobs j ON j.id = m.job_id
         ON CONFLICT DO NOTHING
         "#,
-        &slice.jobs,
-        &slice.created,
-        &slice.first,
-        &slice.last,
+        &column.jobs as &[&str],
+        &column.created,
+        &column.first,
+        &column.last,
         unit.job.as_str(),
         to_accounts,
-        slice.created.iter().min(),
-        slice.created.iter().max(),
-        slice.first.iter().min(),
-        slice.last.iter().max(),
+        column.created.iter().min(),
+        column.created.iter().max(),
+        column.first.iter().min(),
+        column.last.iter().max(),
     )
     .execute(&mut **tx)
     .await

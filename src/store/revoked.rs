@@ -157,11 +157,12 @@ impl Store {
             .await
             .map_err(|error| StoreError::query("begin revocations", error))?;
         // Whoever writes a key locks its message first: what they have committed is seen by the statements that follow.
-        sqlx::query!(
+        let locked = sqlx::query!(
             r#"
-            SELECT m.idx FROM unnest($1::text[], $2::int4[], $3::timestamptz[]) AS i(job_id, idx, created_at)
+            SELECT m.job_id AS "job_id!", m.idx AS "idx!", m.msg_key
+            FROM unnest($1::text[], $2::int4[], $3::timestamptz[]) AS i(job_id, idx, created_at)
             CROSS JOIN LATERAL (
-                SELECT x.idx FROM messages x
+                SELECT x.job_id, x.idx, CASE WHEN x.state = 3 THEN x.msg_key END AS msg_key FROM messages x
                 WHERE x.job_id = i.job_id AND x.created_at = i.created_at AND x.idx = i.idx FOR UPDATE
             ) m
             "#,
@@ -172,10 +173,9 @@ impl Store {
         .fetch_all(&mut *tx)
         .await
         .map_err(|error| StoreError::query("lock revoked messages", error))?;
+        // A lease names one taking of one row.
         sqlx::query!(
-            "DELETE FROM work w USING unnest($1::text[], $2::int4[], $3::uuid[]) AS i(job_id, idx, lease)
-             WHERE w.job_id = i.job_id AND w.kind = 1 AND w.part = i.idx AND w.lease = i.lease
-               AND w.job_id = ANY ($1) AND w.part = ANY ($2)",
+            "DELETE FROM work WHERE job_id = ANY ($1) AND kind = 1 AND part = ANY ($2) AND lease = ANY ($3)",
             &jobs as &[&str],
             &indexes,
             &leases,
@@ -183,7 +183,11 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(|error| StoreError::query("end rows of revocations", error))?;
-        mark_revoked(&mut tx, &sorted).await?;
+        let own_keys: HashMap<(&str, i32), &str> = locked
+            .iter()
+            .filter_map(|row| Some(((row.job_id.as_str(), row.idx), row.msg_key.as_deref()?)))
+            .collect();
+        mark_revoked(&mut tx, &sorted, &own_keys).await?;
         queue_left_keys(&mut tx, &sorted).await?;
         tx.commit()
             .await
@@ -305,10 +309,13 @@ impl<'a> FurtherKeys<'a> {
     /// Locks the messages: in the same transaction as their keys, and before these are written.
     pub(super) async fn lock(&self, tx: &mut Transaction<'static, Postgres>) -> Result<(), StoreError> {
         sqlx::query!(
-            "SELECT idx FROM messages WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3) ORDER BY idx FOR UPDATE",
+            "SELECT idx FROM messages WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3)
+               AND idx BETWEEN $4 AND $5 ORDER BY idx FOR UPDATE",
             self.job.as_str(),
             self.created_at,
             self.indexes,
+            self.indexes.iter().min(),
+            self.indexes.iter().max(),
         )
         .fetch_all(&mut **tx)
         .await
@@ -329,7 +336,7 @@ impl<'a> FurtherKeys<'a> {
                 UPDATE messages m
                 SET revoke_id = coalesce(m.revoke_id, (SELECT t.id FROM tombstone t
                                                        WHERE t.to_accounts IS NULL OR m.to_account = ANY (t.to_accounts) LIMIT 1))
-                WHERE m.job_id = $1 AND m.created_at = $2 AND m.idx = ANY ($3)
+                WHERE m.job_id = $1 AND m.created_at = $2 AND m.idx = ANY ($3) AND m.idx BETWEEN $6 AND $7
                   AND EXISTS (SELECT FROM message_keys k
                               WHERE k.job_id = m.job_id AND k.idx = m.idx AND k.revoked_at IS NULL)
                   AND (m.revoke_id IS NOT NULL OR EXISTS (SELECT 1 FROM tombstone t
@@ -346,6 +353,8 @@ impl<'a> FurtherKeys<'a> {
             self.indexes,
             self.group.map(GroupName::as_str),
             self.app.as_str(),
+            self.indexes.iter().min(),
+            self.indexes.iter().max(),
         )
         .execute(&mut **tx)
         .await
@@ -354,68 +363,97 @@ impl<'a> FurtherKeys<'a> {
     }
 }
 
-/// Writes what became of the keys, and of their messages; whatever is told of a message that was `Sent` until now.
-async fn mark_revoked(tx: &mut Transaction<'static, Postgres>, sorted: &[&RevokeOutcome]) -> Result<(), StoreError> {
-    let jobs: Vec<&str> = sorted.iter().map(|o| o.unit.job.as_str()).collect();
-    let indexes: Vec<i32> = sorted.iter().map(|o| o.unit.part).collect();
-    let created: Vec<DateTime<Utc>> = sorted.iter().map(|o| o.unit.created_at).collect();
-    let errors: Vec<Option<&str>> = sorted.iter().map(|o| o.error.as_deref()).collect();
-    let event_ids: Vec<&str> = sorted.iter().map(|o| o.event.event_id.as_str()).collect();
-    let routing: Vec<&str> = sorted.iter().map(|o| o.event.routing_key.as_str()).collect();
-    let bodies: Vec<&[u8]> = sorted.iter().map(|o| o.event.body.as_slice()).collect();
-    let reply_to: Vec<Option<&str>> = sorted.iter().map(|o| o.event.reply_to.as_deref()).collect();
-    let correlation: Vec<Option<&str>> = sorted.iter().map(|o| o.event.correlation_id.as_deref()).collect();
-    let withdrawn = Keys::of(sorted, |outcome| &outcome.withdrawn);
-    let refused = Keys::of(sorted, |outcome| &outcome.refused);
+/// Writes what became of the keys, and of their messages; whatever is told of a message that was `Sent` until now, which are
+/// those with a key of their own in `own_keys`. They are locked.
+///
+/// Rows are found by their keys alone, each one's input by binary search: see `record_sent`. Joined with its input, the
+/// statement compared each of its rows with each of the input, 44 ms for 123.
+async fn mark_revoked(
+    tx: &mut Transaction<'static, Postgres>,
+    sorted: &[&RevokeOutcome],
+    own_keys: &HashMap<(&str, i32), &str>,
+) -> Result<(), StoreError> {
+    let mut withdrawn: Vec<(String, &RevokeOutcome)> = sorted
+        .iter()
+        .flat_map(|o| o.withdrawn.iter().map(|key| (key_name(&o.unit, key), *o)))
+        .collect();
+    withdrawn.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    let mut ended: Vec<(String, &RevokeOutcome)> = sorted
+        .iter()
+        .filter(|o| {
+            own_keys
+                .get(&(o.unit.job.as_str(), o.unit.part))
+                .is_some_and(|own| o.withdrawn.iter().chain(&o.refused).any(|key| key == own))
+        })
+        .map(|o| (message_name(&o.unit), *o))
+        .collect();
+    ended.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+    if withdrawn.is_empty() && ended.is_empty() {
+        return Ok(());
+    }
+    let (names, ended): (Vec<String>, Vec<&RevokeOutcome>) = ended.into_iter().unzip();
+    let (key_names, withdrawn): (Vec<String>, Vec<&RevokeOutcome>) = withdrawn.into_iter().unzip();
+    let jobs: Vec<&str> = ended.iter().map(|o| o.unit.job.as_str()).collect();
+    let indexes: Vec<i32> = ended.iter().map(|o| o.unit.part).collect();
+    let created = || ended.iter().map(|o| o.unit.created_at);
+    let errors: Vec<Option<&str>> = ended.iter().map(|o| o.error.as_deref()).collect();
+    let event_ids: Vec<&str> = ended.iter().map(|o| o.event.event_id.as_str()).collect();
+    let routing: Vec<&str> = ended.iter().map(|o| o.event.routing_key.as_str()).collect();
+    let bodies: Vec<&[u8]> = ended.iter().map(|o| o.event.body.as_slice()).collect();
+    let reply_to: Vec<Option<&str>> = ended.iter().map(|o| o.event.reply_to.as_deref()).collect();
+    let correlation: Vec<Option<&str>> = ended.iter().map(|o| o.event.correlation_id.as_deref()).collect();
+    let key_jobs: Vec<&str> = withdrawn.iter().map(|o| o.unit.job.as_str()).collect();
+    let key_indexes: Vec<i32> = withdrawn.iter().map(|o| o.unit.part).collect();
     sqlx::query!(
         r#"
-        WITH input AS (
-            SELECT * FROM unnest($1::text[], $2::int4[], $3::timestamptz[], $4::text[], $5::text[], $6::text[],
-                                 $7::bytea[], $8::text[], $9::text[])
-                AS i(job_id, idx, created_at, error, event_id, routing_key, body, reply_to, correlation_id)
-        ), withdrawn AS (
-            SELECT * FROM unnest($10::text[], $11::int4[], $12::text[]) AS k(job_id, idx, msg_key)
-        ), refused AS (
-            SELECT * FROM unnest($13::text[], $14::int4[], $15::text[]) AS k(job_id, idx, msg_key)
-        ), keys AS (
-            UPDATE message_keys k SET revoked_at = clock_timestamp() FROM withdrawn i
-            WHERE k.job_id = i.job_id AND k.idx = i.idx AND k.msg_key = i.msg_key
+        WITH keys AS (
+            UPDATE message_keys k SET revoked_at = clock_timestamp()
+            WHERE k.job_id = ANY ($12) AND k.idx = ANY ($13)
+              AND ($14::text[])[width_bucket((k.idx || '/' || length(k.job_id) || '/' || k.job_id || k.msg_key) COLLATE "C", $14)]
+                  = k.idx || '/' || length(k.job_id) || '/' || k.job_id || k.msg_key
         ), done AS (
             UPDATE messages m
-            SET state = CASE WHEN i.error IS NULL THEN 7 ELSE m.state END,
-                revoke_state = CASE WHEN i.error IS NULL THEN 2 ELSE 3 END,
-                revoke_error = i.error,
-                revoked_at = CASE WHEN i.error IS NULL THEN clock_timestamp() END
-            FROM input i
-            WHERE m.job_id = i.job_id AND m.created_at = i.created_at AND m.idx = i.idx AND m.state = 3
-              AND m.job_id = ANY ($1) AND m.idx = ANY ($2)
-              AND (m.job_id, m.idx, m.msg_key) IN (SELECT * FROM withdrawn UNION ALL SELECT * FROM refused)
-            RETURNING m.job_id, m.idx
+            SET (state, revoke_state, revoke_error, revoked_at) = (
+                    SELECT CASE WHEN i.error IS NULL THEN 7 ELSE m.state END, CASE WHEN i.error IS NULL THEN 2 ELSE 3 END,
+                           i.error, CASE WHEN i.error IS NULL THEN clock_timestamp() END
+                    FROM (SELECT ($4::text[])[width_bucket((m.job_id || '/' || m.idx) COLLATE "C", $3)] AS error OFFSET 0) i
+                )
+            WHERE m.job_id = ANY ($1) AND m.idx = ANY ($2) AND m.created_at BETWEEN $10 AND $11 AND m.state = 3
+              AND ($3::text[])[width_bucket((m.job_id || '/' || m.idx) COLLATE "C", $3)] = m.job_id || '/' || m.idx
         )
         INSERT INTO outbox (kind, job_id, event_id, routing_key, body, reply_to, correlation_id)
-        SELECT 0, i.job_id, i.event_id, i.routing_key, i.body, i.reply_to, i.correlation_id
-        FROM input i JOIN done d ON d.job_id = i.job_id AND d.idx = i.idx
+        SELECT 0, i.* FROM unnest($1, $5::text[], $6::text[], $7::bytea[], $8::text[], $9::text[]) AS i
         "#,
         &jobs as &[&str],
         &indexes,
-        &created,
+        &names,
         &errors as &[Option<&str>],
         &event_ids as &[&str],
         &routing as &[&str],
         &bodies as &[&[u8]],
         &reply_to as &[Option<&str>],
         &correlation as &[Option<&str>],
-        &withdrawn.jobs as &[&str],
-        &withdrawn.indexes,
-        &withdrawn.values as &[&str],
-        &refused.jobs as &[&str],
-        &refused.indexes,
-        &refused.values as &[&str],
+        created().min(),
+        created().max(),
+        &key_jobs as &[&str],
+        &key_indexes,
+        &key_names,
     )
     .execute(&mut **tx)
     .await
     .map_err(|error| StoreError::query("record revoked messages", error))?;
     Ok(())
+}
+
+/// A message as one text, the same as in the statement.
+fn message_name(unit: &WorkUnit) -> String {
+    format!("{}/{}", unit.job, unit.part)
+}
+
+/// A key of a message as one text, the same as in the statement; no two have the same one, whatever is in a key.
+fn key_name(unit: &WorkUnit, key: &str) -> String {
+    let job = unit.job.as_str();
+    format!("{}/{}/{job}{key}", unit.part, job.chars().count())
 }
 
 /// Queues the messages that have a key which neither was withdrawn nor refused: it came after they had been read.

@@ -332,3 +332,112 @@ async fn a_claim_whose_answer_was_lost_says_again_what_it_ended(pool: PgPool) {
         assert!(matches!(verdicts[..], [ClaimVerdict::Existing(_)]), "{verdicts:?}");
     }
 }
+
+/// Singles and a batch of 1,300 in one campaign, under names that could be taken for each other's: one fan-out marks all of
+/// them, and what is recorded of some is recorded of exactly those.
+#[sqlx::test]
+async fn a_campaign_of_long_and_short_jobs_is_revoked_message_by_message(pool: PgPool) {
+    let store = Store::of_pool(pool.clone());
+    let singles = ["a", "a/1", "a/1/1", "Z", "é"].map(id);
+    let claims: Vec<NewClaim> = singles.iter().map(|job| claim(job.as_str(), Uuid::new_v4())).collect();
+    store.claim_new(false, &claims).await.unwrap();
+    let (batch, app, group) = (
+        id("a/12"),
+        AppName::default_app(),
+        GroupName::parse("campaign").unwrap(),
+    );
+    let to: Vec<AccountId> = (0..1_300).map(|n| AccountId::parse(format!("u{n}")).unwrap()).collect();
+    let parcel = super::Parcel {
+        body: b"{}".to_vec(),
+        properties: Vec::new(),
+        queue: "q".to_owned(),
+    };
+    let handover = super::Handover {
+        id: &batch,
+        digest: [2; 32],
+        job_type: 1,
+        app: &app,
+        group: Some(&group),
+        lane: Lane::Bulk,
+        from: "administrator",
+        to: &to,
+        send_at: None,
+        expires_at: None,
+        on_unknown: 0,
+        online_only: false,
+        command: Command::BatchSendMsg,
+        parcel: &parcel,
+        delay: Duration::ZERO,
+        opens_at: None,
+    };
+    store.hand_over(&handover).await.unwrap();
+    // All but the last 50 of the batch are sent; all recipients of a call have one key.
+    sqlx::query(
+        "UPDATE messages SET state = 3, msg_key = CASE WHEN job_id = 'a/12' THEN 'shared' ELSE job_id || ':key' END
+                 WHERE idx < 1250",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
+    let case = Case {
+        store,
+        job: id("a"),
+        token: Uuid::nil(),
+        created_at: Utc::now(),
+    };
+    case.revoked_by("r", &RevokeTarget::Group(group.clone())).await;
+    assert_eq!(
+        case.count("SELECT count(*) FROM messages WHERE revoke_state = 1").await,
+        5 + 1_250
+    );
+    assert_eq!(
+        case.count("SELECT count(*) FROM messages WHERE state = 5 AND revoke_id = 'r'")
+            .await,
+        50
+    );
+    assert_eq!(case.count("SELECT count(*) FROM work WHERE kind = 1").await, 5 + 1_250);
+
+    let rooms = Lane::ALL.map(|lane| Room {
+        command: Command::MsgWithdraw,
+        app: AppName::default_app(),
+        lane,
+        rows: 2_000,
+    });
+    let units = case.store.take_work(&rooms, Duration::from_mins(1)).await.unwrap();
+    let messages = case.store.revocable(&units).await.unwrap();
+    assert_eq!(messages.len(), 5 + 1_250);
+    // Every second of the batch and two singles have been withdrawn, one single is refused, the others are under way.
+    let outcomes: Vec<RevokeOutcome> = messages
+        .into_iter()
+        .filter(|message| match message.unit.job.as_str() {
+            "a/12" => message.unit.part % 2 == 0,
+            job => ["a", "a/1", "é"].contains(&job),
+        })
+        .map(|message| {
+            let (withdrawn, refused, error) = if message.unit.job.as_str() == "a/1" {
+                (Vec::new(), message.keys, Some("im-20022: no such message".to_owned()))
+            } else {
+                (message.keys, Vec::new(), None)
+            };
+            RevokeOutcome {
+                event: event(&message.unit.job),
+                unit: message.unit,
+                withdrawn,
+                refused,
+                error,
+            }
+        })
+        .collect();
+    assert_eq!(outcomes.len(), 3 + 625);
+    case.store.record_revoked(&outcomes).await.unwrap();
+    let wrong =
+        "SELECT count(*) FROM messages WHERE idx < 1250 AND (state, revoke_state, revoke_error) IS DISTINCT FROM (
+                     SELECT CASE WHEN n THEN 7 ELSE 3 END, CASE WHEN n THEN 2 WHEN job_id = 'a/1' THEN 3 ELSE 1 END,
+                            CASE WHEN job_id = 'a/1' THEN 'im-20022: no such message' END
+                     FROM (SELECT CASE WHEN job_id = 'a/12' THEN idx % 2 = 0 ELSE job_id IN ('a', 'é') END AS n) x)";
+    assert_eq!(case.count(wrong).await, 0);
+    assert_eq!(case.count("SELECT count(*) FROM work WHERE kind = 1").await, 2 + 625);
+    let told = "SELECT count(*) FROM outbox WHERE event_id LIKE 'revoked/%'";
+    // 628 of calls, and one event of the 50 that were cancelled.
+    assert_eq!(case.count(told).await, 3 + 625 + 1);
+}

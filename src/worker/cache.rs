@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 
 use crate::{
     broker::Properties,
@@ -36,24 +37,52 @@ impl LoadedJob {
     }
 }
 
+/// A job's place: empty while its first part reads it, which the others wait for rather than read megabytes themselves.
+type Cell = Arc<OnceCell<Arc<LoadedJob>>>;
+
 /// The cache.
 #[derive(Debug, Default)]
 pub(super) struct JobCache {
-    jobs: Mutex<VecDeque<Arc<LoadedJob>>>,
+    jobs: Mutex<VecDeque<(JobId, Cell)>>,
 }
 
 impl JobCache {
     /// A job that was loaded lately.
     pub(super) fn get(&self, id: &JobId) -> Option<Arc<LoadedJob>> {
-        self.jobs.lock().iter().find(|loaded| loaded.job.id == *id).cloned()
+        let jobs = self.jobs.lock();
+        let (_, cell) = jobs.iter().find(|(kept, _)| kept == id)?;
+        cell.get().cloned()
     }
 
-    /// Keeps a job, and forgets the oldest.
-    pub(super) fn put(&self, loaded: Arc<LoadedJob>) {
+    /// A job's place; the oldest is forgotten for a new one.
+    pub(super) fn cell(&self, id: &JobId) -> Cell {
         let mut jobs = self.jobs.lock();
+        if let Some((_, cell)) = jobs.iter().find(|(kept, _)| kept == id) {
+            return Arc::clone(cell);
+        }
         if jobs.len() >= CAPACITY {
             jobs.pop_back();
         }
-        jobs.push_front(loaded);
+        let cell = Cell::default();
+        jobs.push_front((id.clone(), Arc::clone(&cell)));
+        cell
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_has_one_place_until_it_is_the_oldest() {
+        let cache = JobCache::default();
+        let id = |n: usize| JobId::parse(format!("job-{n}")).unwrap();
+        let first = cache.cell(&id(0));
+        assert!(Arc::ptr_eq(&first, &cache.cell(&id(0))));
+        assert!(cache.get(&id(0)).is_none());
+        for n in 1..=CAPACITY {
+            drop(cache.cell(&id(n)));
+        }
+        assert!(!Arc::ptr_eq(&first, &cache.cell(&id(0))));
     }
 }

@@ -325,24 +325,43 @@ pub(super) async fn give_back(ctx: &Context, unit: &WorkUnit, after: Duration) {
     }
 }
 
+/// Why a row's job isn't there.
+enum NotLoaded {
+    /// It has no record.
+    Missing,
+    /// This version can't decode it.
+    Unreadable,
+    Halt(Halt),
+}
+
 /// The job of a row, decoded; `None` where it can't be read, which then ends it.
 pub(super) async fn load(ctx: &Context, unit: &WorkUnit) -> Result<Option<Arc<LoadedJob>>, Halt> {
-    if let Some(loaded) = ctx.cache.get(&unit.job) {
-        return Ok(Some(loaded));
+    let cell = ctx.cache.cell(&unit.job);
+    match cell.get_or_try_init(|| read(ctx, unit)).await {
+        Ok(loaded) => Ok(Some(Arc::clone(loaded))),
+        Err(NotLoaded::Missing) => {
+            tracing::error!(job.id = %unit.job, "a row of work has no job");
+            ctx.persist(|| ctx.store.end_work(unit)).await?;
+            Ok(None)
+        }
+        Err(NotLoaded::Unreadable) => {
+            tracing::error!(job.id = %unit.job, "a stored job can't be decoded by this version");
+            give_back(ctx, unit, Duration::from_mins(1)).await;
+            Ok(None)
+        }
+        Err(NotLoaded::Halt(halt)) => Err(halt),
     }
-    let Some(stored) = ctx.persist(|| ctx.store.stored_job(&unit.job)).await? else {
-        tracing::error!(job.id = %unit.job, "a row of work has no job");
-        ctx.persist(|| ctx.store.end_work(unit)).await?;
-        return Ok(None);
-    };
+}
+
+async fn read(ctx: &Context, unit: &WorkUnit) -> Result<Arc<LoadedJob>, NotLoaded> {
+    let stored = ctx.persist(|| ctx.store.stored_job(&unit.job)).await;
     let StoredJob {
         body,
         properties,
         total,
         ..
-    } = stored;
+    } = stored.map_err(NotLoaded::Halt)?.ok_or(NotLoaded::Missing)?;
     let properties = Properties::from_bytes(&properties).unwrap_or_default();
-    let id = unit.job.clone();
     let message_id = properties.message_id().map(str::to_owned);
     let decoded = if body.len() > 1 << 20 {
         let _turn = ctx.large.acquire().await;
@@ -353,13 +372,9 @@ pub(super) async fn load(ctx: &Context, unit: &WorkUnit) -> Result<Option<Arc<Lo
         Some(Job::decode(&body, message_id.as_deref()))
     };
     let Some(Ok(job)) = decoded else {
-        tracing::error!(job.id = %id, "a stored job can't be decoded by this version");
-        give_back(ctx, unit, Duration::from_mins(1)).await;
-        return Ok(None);
+        return Err(NotLoaded::Unreadable);
     };
-    let loaded = Arc::new(LoadedJob::new(job, properties, total));
-    ctx.cache.put(Arc::clone(&loaded));
-    Ok(Some(loaded))
+    Ok(Arc::new(LoadedJob::new(job, properties, total)))
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ pub(super) const MAX_BATCH: usize = 256;
 /// jobs; the worker's own CPU is the same.
 const PACE: Duration = Duration::from_millis(4);
 
-/// So many items in a statement are load: the next one is paced.
-const LOAD: usize = 4;
+/// So many items in a statement are load: the next one is paced. At four, workers with 250 jobs/s each wrote two at a time.
+const LOAD: usize = 2;
 
 /// Hands items to one committing task and waits for each one's answer.
 pub(super) struct GroupCommit<T, R> {

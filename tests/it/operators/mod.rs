@@ -1,5 +1,6 @@
 //! What operators ask and do: why is it there, is everything sent once, try it again.
 
+mod acts;
 mod erase;
 mod explain;
 mod http_api;
