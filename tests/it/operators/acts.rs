@@ -13,12 +13,11 @@ async fn every_act_of_the_command_line_is_noted_with_its_end() {
     let world = World::careless().await;
     let worker = Worker::start(&world).await;
     world.broker.publish("normal", &send("failed", "unknown1")).await;
-    world
-        .broker
-        .publish("normal", &json!({"id": "wrong", "type": "send"}))
-        .await;
+    for id in ["wrong", "worse"] {
+        world.broker.publish("normal", &json!({"id": id, "type": "send"})).await;
+    }
     assert_eq!(settled(&world, "failed").await["state"], "failed");
-    eventually(LONG, "its letter and the wrong job's are there", || async {
+    eventually(LONG, "both letters are there", || async {
         (world.broker.depth("jobs.dead").await == Some(2)).then_some(())
     })
     .await;

@@ -181,7 +181,7 @@ async fn nothing_of_an_erased_account_is_left_and_a_redelivered_job_is_not_sent_
     let found = at_rest(&world).await;
     let expected = |dry_run: bool| {
         json!({"account": ADA, "app": null, "dry_run": dry_run, "jobs": 6, "messages": 5, "as_sender": 1, "cap_uses": 1,
-               "revocations": 2, "audit": 1, "named_by_id": 0, "waiting": [], "waiting_left_out": 0})
+               "revocations": 2, "audit": 3, "named_by_id": 0, "waiting": [], "waiting_left_out": 0})
     };
     assert_eq!(found, expected(true));
     assert_eq!(columns_with(&pool, ADA).await, before, "a dry run changes nothing");
