@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use im_dispatcher::simulator::{SAMPLE_SDK_APP_ID, SAMPLE_SECRET};
 use serde_json::json;
 
-use crate::support::{Relay, Worker, World, eventually};
+use crate::{
+    support::{Relay, Worker, World, eventually},
+    worker::{send, settled},
+};
 
 /// A bound for what takes a second.
 const SOON: Duration = Duration::from_mins(1);
@@ -95,4 +99,49 @@ async fn a_worker_whose_broker_is_cut_off_says_so_and_goes_on_by_itself_when_it_
     })
     .await;
     assert_eq!(worker.stop().await.code(), Some(0));
+}
+
+/// Secrets change while jobs come: the files first, then SIGHUP, and no new start.
+#[tokio::test]
+async fn a_worker_takes_a_new_key_and_a_new_token_on_sighup() {
+    let mut world = World::new().await;
+    let file = |name: &str| world.directory().join(name).display().to_string();
+    let (key_file, token_file) = (file("key"), file("token"));
+    std::fs::write(&key_file, SAMPLE_SECRET).unwrap();
+    std::fs::write(&token_file, "the-first-token\n").unwrap();
+    world
+        .unset("IM_SECRET_KEY")
+        .set("IM_SECRET_KEY_FILE", key_file.clone())
+        .set("IM_DISPATCHER_ADMIN_TOKEN_FILE", token_file.clone());
+    let worker = Worker::start(&world).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let asked = async |token: &str| {
+        let request = client.get(worker.url("/api/overview")).bearer_auth(token);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(
+        (asked("the-first-token").await, asked("the-second-token").await),
+        (200, 401)
+    );
+    world.broker.publish("normal", &send("before", "alice")).await;
+    settled(&world, "before").await;
+
+    let key = "0".repeat(64);
+    std::fs::write(&key_file, &key).unwrap();
+    std::fs::write(&token_file, "the-second-token\n").unwrap();
+    world.simulator.add_app(SAMPLE_SDK_APP_ID, "administrator", key.into());
+    worker.process.hang_up();
+    eventually(SOON, "the second token opens it", || async {
+        (asked("the-second-token").await == 200).then_some(())
+    })
+    .await;
+    assert_eq!(asked("the-first-token").await, 401);
+    world.broker.publish("normal", &send("after", "bob")).await;
+    assert_eq!(settled(&world, "after").await["state"], "sent");
+    assert_eq!(world.simulator.messages_to("bob").len(), 1);
+    // Neither is in what it logged, nor is what signed a call.
+    let log = worker.process.log();
+    for secret in [SAMPLE_SECRET, "the-first-token", "the-second-token", "0000000000000000"] {
+        assert!(!log.contains(secret), "a secret is in the log");
+    }
 }

@@ -83,6 +83,12 @@ impl World {
         self
     }
 
+    /// Leaves a variable out for every process that is started from now on.
+    pub(crate) fn unset(&mut self, name: &str) -> &mut Self {
+        self.settings.remove(name);
+        self
+    }
+
     /// The environment of the binary in this world.
     pub(crate) fn environment(&self) -> BTreeMap<String, String> {
         self.settings.clone()
