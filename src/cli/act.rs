@@ -1,19 +1,58 @@
 //! What is done by the command line is noted in the audit log, as what is done by HTTP is: before it and after it.
 
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{fmt, fs, os::unix::fs::MetadataExt as _};
 
 use super::output::note;
 use crate::store::{NewAudit, Store, StoreError};
 
+/// Does something, noted; `told` makes the sentence of its success. What can't be noted is not done.
+pub(super) async fn act<T, E>(
+    store: &Store,
+    action: &str,
+    target: &str,
+    deed: impl Future<Output = Result<T, E>>,
+    told: impl FnOnce(&T) -> String,
+) -> anyhow::Result<T>
+where
+    E: fmt::Display + Into<anyhow::Error>,
+{
+    let act = Act::begin(store, action, target).await?;
+    let result = deed.await;
+    act.end(result.as_ref().map(told)).await;
+    result.map_err(Into::into)
+}
+
+/// The same of what is done without the database, too: then it is said that it isn't in the log.
+pub(super) async fn act_even_unnoted<T, E: fmt::Display>(
+    store: Option<&Store>,
+    action: &str,
+    target: &str,
+    deed: impl Future<Output = Result<T, E>>,
+    told: impl FnOnce(&T) -> String,
+) -> Result<T, E> {
+    let act = match store {
+        Some(store) => Act::begin(store, action, target)
+            .await
+            .inspect_err(|error| note(format_args!("note: this isn't in the audit log: {error}")))
+            .ok(),
+        None => None,
+    };
+    let result = deed.await;
+    if let Some(act) = act {
+        act.end(result.as_ref().map(told)).await;
+    }
+    result
+}
+
 /// An act that is under way.
-pub(super) struct Act<'a> {
+struct Act<'a> {
     store: &'a Store,
     id: i64,
 }
 
 impl<'a> Act<'a> {
     /// Notes that something is about to be done. What can't be noted must not be done.
-    pub(super) async fn begin(store: &'a Store, action: &str, target: &str) -> Result<Self, StoreError> {
+    async fn begin(store: &'a Store, action: &str, target: &str) -> Result<Self, StoreError> {
         let (user, host) = (user(), host());
         let id = store
             .audit_begin(NewAudit {
@@ -28,21 +67,10 @@ impl<'a> Act<'a> {
         Ok(Self { store, id })
     }
 
-    /// The same where the act goes on without the database, too: then it is said that it isn't in the log.
-    pub(super) async fn begin_if_possible(store: &'a Store, action: &str, target: &str) -> Option<Self> {
-        match Self::begin(store, action, target).await {
-            Ok(act) => Some(act),
-            Err(error) => {
-                note(format_args!("note: this isn't in the audit log: {error}"));
-                None
-            }
-        }
-    }
-
     /// Notes how it ended. If that fails the row stays without a result: what was done was done.
-    pub(super) async fn end<E: std::fmt::Display>(self, result: Result<&str, &E>) {
+    async fn end<E: fmt::Display>(self, result: Result<String, &E>) {
         let noted = match result {
-            Ok(detail) => self.store.audit_end(self.id, true, detail).await,
+            Ok(detail) => self.store.audit_end(self.id, true, &detail).await,
             Err(error) => self.store.audit_end(self.id, false, &error.to_string()).await,
         };
         if let Err(error) = noted {

@@ -12,11 +12,10 @@ use crate::{
     broker::{Broker, BrokerError, DeadLetter, DeadLetterReport, Selection},
     config::Settings,
     domain::Lane,
-    store::Store,
 };
 
 use super::{
-    act::Act,
+    act::act_even_unnoted,
     context,
     output::{agreed, json as print_json, line, note, plain, table, usage},
 };
@@ -89,17 +88,12 @@ impl Which {
 
 pub(super) async fn run(settings: &Settings, command: &Command) -> anyhow::Result<ExitCode> {
     let broker = context::broker(settings).await?;
-    let store = settings
-        .database_url
-        .is_some()
-        .then(|| context::store(settings))
-        .transpose()?;
-    let code = run_on(&broker, store.as_ref(), command).await;
+    let code = run_on(settings, &broker, command).await;
     broker.close().await;
     code
 }
 
-async fn run_on(broker: &Broker, store: Option<&Store>, command: &Command) -> anyhow::Result<ExitCode> {
+async fn run_on(settings: &Settings, broker: &Broker, command: &Command) -> anyhow::Result<ExitCode> {
     let letters = broker.dead_letters();
     match command {
         Command::List { limit, json } => {
@@ -123,7 +117,7 @@ async fn run_on(broker: &Broker, store: Option<&Store>, command: &Command) -> an
         }
         Command::Replay { which, lane } => {
             let selection = which.selection()?;
-            let report = noted(store, "replay", &selection, letters.replay(&selection, *lane)).await?;
+            let report = noted(settings, "replay", &selection, letters.replay(&selection, *lane)).await?;
             Ok(told(&selection, &report, "replayed"))
         }
         Command::Discard { which, yes } => {
@@ -132,7 +126,7 @@ async fn run_on(broker: &Broker, store: Option<&Store>, command: &Command) -> an
                 note("nothing was dropped");
                 return Ok(ExitCode::FAILURE);
             }
-            let report = noted(store, "discard", &selection, letters.discard(&selection)).await?;
+            let report = noted(settings, "discard", &selection, letters.discard(&selection)).await?;
             Ok(told(&selection, &report, "discarded"))
         }
     }
@@ -140,21 +134,17 @@ async fn run_on(broker: &Broker, store: Option<&Store>, command: &Command) -> an
 
 /// Does it, noted in the audit log where there is a database.
 async fn noted(
-    store: Option<&Store>,
+    settings: &Settings,
     action: &str,
     selection: &Selection,
     deed: impl Future<Output = Result<DeadLetterReport, BrokerError>>,
-) -> Result<DeadLetterReport, BrokerError> {
-    let act = match store {
-        Some(store) => Act::begin_if_possible(store, action, &selection.to_string()).await,
+) -> anyhow::Result<DeadLetterReport> {
+    let store = match &settings.database_url {
+        Some(_) => Some(context::store(settings)?),
         None => None,
     };
-    let report = deed.await;
-    if let Some(act) = act {
-        let told = report.as_ref().map(DeadLetterReport::told);
-        act.end(told.as_ref().map(String::as_str)).await;
-    }
-    report
+    let target = selection.to_string();
+    Ok(act_even_unnoted(store.as_ref(), action, &target, deed, DeadLetterReport::told).await?)
 }
 
 fn list(letters: &[DeadLetter], limit: usize, json: bool) -> anyhow::Result<()> {

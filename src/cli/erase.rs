@@ -15,7 +15,7 @@ use crate::{
 };
 
 use super::{
-    act::Act,
+    act::act,
     context::store,
     output::{agreed, json as print_json, line, note, plain, progress, usage},
 };
@@ -117,11 +117,8 @@ async fn run_on(store: &Store, scope: EraseScope<'_>, args: &Args) -> anyhow::Re
         return Ok(ExitCode::FAILURE);
     }
     let of_app = scope.app.map(|app| format!(" of app {app}")).unwrap_or_default();
-    let act = Act::begin(store, "erase", &format!("{}{of_app}", pseudonym(scope.account))).await?;
-    let erased = erase(store, scope, &jobs).await;
-    let told = erased.as_ref().map(Count::told);
-    act.end(told.as_ref().map(String::as_str)).await;
-    let erased = erased?;
+    let target = format!("{}{of_app}", pseudonym(scope.account));
+    let erased = act(store, "erase", &target, erase(store, scope, &jobs), Count::told).await?;
     tell(&erased, args)?;
     Ok(if erased.waiting.is_empty() {
         ExitCode::SUCCESS

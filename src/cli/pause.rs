@@ -7,11 +7,14 @@ use clap::ArgGroup;
 
 use crate::{
     config::Settings,
-    domain::{AppName, GroupName, Lane, pause::PauseScope},
+    domain::{
+        AppName, GroupName, Lane,
+        pause::{PauseScope, pause_end},
+    },
 };
 
 use super::{
-    act::Act,
+    act::act,
     context,
     output::{Usage, note, usage},
 };
@@ -71,15 +74,10 @@ pub(super) async fn pause(settings: &Settings, args: &PauseArgs) -> anyhow::Resu
     if args.until.is_some_and(|until| until <= Utc::now()) {
         return Err(usage("--until is in the past").into());
     }
-    let told = args.until.map_or_else(
-        || "until it is resumed".to_owned(),
-        |until| format!("until {}", until.to_rfc3339()),
-    );
+    let told = pause_end(args.until);
     let store = context::store(settings)?;
-    let act = Act::begin(&store, "pause", &scope.to_string()).await?;
-    let paused = store.pause(&scope, args.until).await;
-    act.end(paused.as_ref().map(|()| told.as_str())).await;
-    paused?;
+    let deed = store.pause(&scope, args.until);
+    act(&store, "pause", &scope.to_string(), deed, |()| told.clone()).await?;
     note(format_args!("{scope} is paused {told}"));
     Ok(ExitCode::SUCCESS)
 }
@@ -87,11 +85,8 @@ pub(super) async fn pause(settings: &Settings, args: &PauseArgs) -> anyhow::Resu
 pub(super) async fn resume(settings: &Settings, args: &ResumeArgs) -> anyhow::Result<ExitCode> {
     let scope = args.scope.parse(settings)?;
     let store = context::store(settings)?;
-    let act = Act::begin(&store, "resume", &scope.to_string()).await?;
-    let resumed = store.resume(&scope).await;
-    let told = |&was: &bool| if was { "resumed" } else { "it wasn't paused" };
-    act.end(resumed.as_ref().map(told)).await;
-    if resumed? {
+    let told = |was: &bool| if *was { "resumed" } else { "it wasn't paused" }.to_owned();
+    if act(&store, "resume", &scope.to_string(), store.resume(&scope), told).await? {
         note(format!("{scope} is resumed"));
     } else {
         note(format!("{scope} wasn't paused"));

@@ -13,7 +13,7 @@ use crate::{
 };
 
 use super::{
-    act::Act,
+    act::act,
     context::store,
     output::{agreed, json as print_json, line, note, usage},
 };
@@ -89,11 +89,8 @@ async fn run_on(store: &Store, retention: Retention, args: &Args) -> anyhow::Res
         return Ok(ExitCode::FAILURE);
     }
     let target = format!("messages of {}", humantime::format_duration(retention.messages));
-    let act = Act::begin(store, "prune", &target).await?;
-    let pruned = prune(store, retention, weeks).await;
-    let detail = pruned.as_ref().map(|(_, pruned)| told(pruned));
-    act.end(detail.as_ref().map(String::as_str)).await;
-    let (weeks, pruned) = pruned?;
+    let deed = prune(store, retention, weeks);
+    let (weeks, pruned) = act(store, "prune", &target, deed, |(_, pruned)| told(pruned)).await?;
     tell(&weeks, &pruned, args)?;
     Ok(ExitCode::SUCCESS)
 }

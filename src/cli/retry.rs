@@ -14,7 +14,7 @@ use crate::{
 };
 
 use super::{
-    act::Act,
+    act::act,
     context::store,
     output::{agreed, json as print_json, line, note, progress, usage},
 };
@@ -134,11 +134,9 @@ async fn run_on(store: &Store, subject: &Subject, code: Option<&str>, args: &Arg
             note("nothing was changed");
             return Ok(ExitCode::FAILURE);
         }
-        let act = Act::begin(store, "retry", &subject.named(code)).await?;
-        let retried = retry_all(store, subject, code, count.recipients).await;
-        let told = retried.as_ref().map(|retried| format!("{retried} recipients"));
-        act.end(told.as_ref().map(String::as_str)).await;
-        count.retried = retried?;
+        let deed = retry_all(store, subject, code, count.recipients);
+        let told = |retried: &u64| format!("{retried} recipients");
+        count.retried = act(store, "retry", &subject.named(code), deed, told).await?;
     }
     tell(&count, args)
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 
 use super::{
-    act::Act,
+    act::act_even_unnoted,
     args::{account, patience},
     context::{self, AppArg},
     output::{line, note, usage},
@@ -115,16 +115,10 @@ pub(super) async fn run(settings: &Settings, args: &Args) -> anyhow::Result<Exit
     } else {
         None
     };
-    let act = match (&store, &job.task) {
-        (Some(store), Task::Revoke(target)) => Act::begin_if_possible(store, "revoke", &target.to_string()).await,
-        _ => None,
-    };
-    let given = give(settings, store.as_ref(), &job).await;
-    if let Some(act) = act {
-        let told = format!("taken as revocation {}", job.id);
-        act.end(given.as_ref().map(|()| told.as_str())).await;
-    }
-    given?;
+    let target = args.target()?.to_string();
+    let told = |(): &()| format!("taken as revocation {}", job.id);
+    let deed = give(settings, store.as_ref(), &job);
+    act_even_unnoted(store.as_ref(), "revoke", &target, deed, told).await?;
     line(&job.id)?;
     let code = match &store {
         Some(store) if args.wait => wait(store, &job.id, timeout).await?,

@@ -9,6 +9,14 @@ use chrono::{DateTime, Utc};
 
 use super::{AppName, Command, GroupName, Lane};
 
+/// How long a pause lasts, as people read it.
+pub fn pause_end(until: Option<DateTime<Utc>>) -> String {
+    until.map_or_else(
+        || "until it is resumed".to_owned(),
+        |until| format!("until {}", until.to_rfc3339()),
+    )
+}
+
 /// What is paused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PauseScope {

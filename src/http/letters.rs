@@ -190,22 +190,19 @@ pub(super) async fn act(
             }
             *run.lock() = Some(shown.clone());
             drop(place);
-            ended.map(|_| shown).map_err(ApiError::from)
+            ended.map(|report| (report.told(), shown)).map_err(ApiError::from)
         }
     };
     let going = {
         let (store, fleet) = (state.store.clone(), state.fleet.clone());
         tokio::spawn(async move {
-            let told = |run: &RunShown| match run.failures {
-                0 => format!("{} of {} letters", run.done, run.matched),
-                failures => format!("{} of {} letters, {failures} are still there", run.done, run.matched),
-            };
+            let told = |(told, _): &(String, RunShown)| told.clone();
             let ended = match deed {
                 Deed::Count => work.await,
                 _ => access.act(&store, action, &shown, work, told).await,
             };
             fleet.refresh();
-            ended
+            ended.map(|(_, run)| run)
         })
     };
     match tokio::time::timeout(PATIENCE, going).await {

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{ApiError, HttpState, auth::Access};
-use crate::domain::pause::PauseScope;
+use crate::domain::pause::{PauseScope, pause_end};
 
 /// `?until=`: when a pause ends by itself, RFC 3339.
 #[derive(Debug, Default, Deserialize)]
@@ -53,11 +53,9 @@ pub(super) async fn pause(
         let (store, scope) = (state.store.clone(), scope.clone());
         async move { Ok(store.pause(&scope, until).await?) }
     };
-    let told = until.map_or_else(
-        || "until it is resumed".to_owned(),
-        |until| format!("until {}", until.to_rfc3339()),
-    );
-    access.act(&state.store, "pause", &target, deed, |()| told).await?;
+    access
+        .act(&state.store, "pause", &target, deed, move |()| pause_end(until))
+        .await?;
     state.fleet.refresh();
     Ok(Json(json!({kind: scope.name(), "paused": true, "until": until})).into_response())
 }

@@ -32,27 +32,15 @@ async fn due(store: &Store, id: &str, to: &str) -> WorkUnit {
         queue: "q".to_owned(),
     };
     let group = GroupName::parse("promo-spring").unwrap();
-    let handed = store
-        .hand_over(&Handover {
-            id: &JobId::parse(id).unwrap(),
-            digest: [0; 32],
-            job_type: 0,
-            app: &AppName::default_app(),
-            group: Some(&group),
-            lane: Lane::Bulk,
-            from: "administrator",
-            to: &[AccountId::parse(to).unwrap()],
-            send_at: None,
-            expires_at: None,
-            on_unknown: 0,
-            online_only: false,
-            command: Command::SendMsg,
-            parcel: &parcel,
-            delay: Duration::ZERO,
-            opens_at: None,
-        })
-        .await
-        .unwrap();
+    let (id, app) = (JobId::parse(id).unwrap(), AppName::default_app());
+    let to = [AccountId::parse(to).unwrap()];
+    let handover = Handover {
+        job_type: 0,
+        group: Some(&group),
+        command: Command::SendMsg,
+        ..Handover::of_batch(&id, &app, &to, &parcel)
+    };
+    let handed = store.hand_over(&handover).await.unwrap();
     assert_eq!(handed, HandedOver::Done);
     take(store).await
 }

@@ -22,24 +22,7 @@ async fn hand_over(store: &Store) {
         queue: "im.jobs.bulk".to_owned(),
     };
     let (id, app) = (job(), AppName::default_app());
-    let handover = Handover {
-        id: &id,
-        digest: [0; 32],
-        job_type: 1,
-        app: &app,
-        group: None,
-        lane: Lane::Bulk,
-        from: "administrator",
-        to: &to,
-        send_at: None,
-        expires_at: None,
-        on_unknown: 0,
-        online_only: false,
-        command: Command::BatchSendMsg,
-        parcel: &parcel,
-        delay: Duration::ZERO,
-        opens_at: None,
-    };
+    let handover = Handover::of_batch(&id, &app, &to, &parcel);
     assert!(matches!(store.hand_over(&handover).await.unwrap(), HandedOver::Done));
 }
 

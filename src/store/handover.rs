@@ -47,6 +47,31 @@ pub struct Handover<'a> {
     pub opens_at: Option<DateTime<Utc>>,
 }
 
+#[cfg(test)]
+impl<'a> Handover<'a> {
+    /// A batch of no group in the bulk lane, due at once, for tests of the store.
+    pub(super) const fn of_batch(id: &'a JobId, app: &'a AppName, to: &'a [AccountId], parcel: &'a Parcel) -> Self {
+        Self {
+            id,
+            digest: [0; 32],
+            job_type: 1,
+            app,
+            group: None,
+            lane: Lane::Bulk,
+            from: "administrator",
+            to,
+            send_at: None,
+            expires_at: None,
+            on_unknown: 0,
+            online_only: false,
+            command: Command::BatchSendMsg,
+            parcel,
+            delay: std::time::Duration::ZERO,
+            opens_at: None,
+        }
+    }
+}
+
 /// A second delivery of a job whose first is being carried out.
 #[derive(Debug, Clone, Copy)]
 pub struct SecondDelivery<'a> {
@@ -305,24 +330,7 @@ mod tests {
             queue: String::new(),
         };
         let to: Vec<AccountId> = ["a", "b", "c"].map(|name| AccountId::parse(name).unwrap()).to_vec();
-        let job = Handover {
-            id: &id,
-            digest: [0; 32],
-            job_type: 1,
-            app: &app,
-            group: None,
-            lane: Lane::Bulk,
-            from: "administrator",
-            to: &to,
-            send_at: None,
-            expires_at: None,
-            on_unknown: 0,
-            online_only: false,
-            command: Command::BatchSendMsg,
-            parcel: &parcel,
-            delay: std::time::Duration::ZERO,
-            opens_at: None,
-        };
+        let job = Handover::of_batch(&id, &app, &to, &parcel);
         let at = Utc::now();
         assert!(store.write_new(&job, at, 0, &["a", "b"]).await.unwrap());
         assert!(!store.write_new(&job, at, 1, &["b", "c"]).await.unwrap());

@@ -49,23 +49,12 @@ impl Job {
             properties: Vec::new(),
             queue: "q".to_owned(),
         };
+        let (id, app) = (JobId::parse("job").unwrap(), AppName::default_app());
+        let to = if batch { &to[..] } else { &to[..1] };
         let handover = Handover {
-            id: &JobId::parse("job").unwrap(),
-            digest: [0; 32],
             job_type: i16::from(batch),
-            app: &AppName::default_app(),
-            group: None,
-            lane: Lane::Bulk,
-            from: "administrator",
-            to: if batch { &to } else { &to[..1] },
-            send_at: None,
-            expires_at: None,
-            on_unknown: 0,
-            online_only: false,
             command: this.command(),
-            parcel: &parcel,
-            delay: Duration::ZERO,
-            opens_at: None,
+            ..Handover::of_batch(&id, &app, to, &parcel)
         };
         assert_eq!(this.store.hand_over(&handover).await.unwrap(), HandedOver::Done);
         this

@@ -353,22 +353,9 @@ async fn a_campaign_of_long_and_short_jobs_is_revoked_message_by_message(pool: P
         queue: "q".to_owned(),
     };
     let handover = super::Handover {
-        id: &batch,
         digest: [2; 32],
-        job_type: 1,
-        app: &app,
         group: Some(&group),
-        lane: Lane::Bulk,
-        from: "administrator",
-        to: &to,
-        send_at: None,
-        expires_at: None,
-        on_unknown: 0,
-        online_only: false,
-        command: Command::BatchSendMsg,
-        parcel: &parcel,
-        delay: Duration::ZERO,
-        opens_at: None,
+        ..super::Handover::of_batch(&batch, &app, &to, &parcel)
     };
     store.hand_over(&handover).await.unwrap();
     // All but the last 50 of the batch are sent; all recipients of a call have one key.
