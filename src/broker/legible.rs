@@ -3,8 +3,8 @@
 //!
 //! AMQP's short strings (a `message_id`, a header's name, a routing key) are any bytes to RabbitMQ. Here each byte that
 //! breaks UTF-8 becomes [`SUBSTITUTE`], so frames keep their length, and whoever reads the message can tell. Properties
-//! that can't be walked at all are replaced as a whole by a `type` that says so. Knows frames; what they are for, it
-//! doesn't.
+//! that can't be walked at all, and those that are longer than a frame of this connection, are replaced as a whole by a `type`
+//! that says so. Knows frames; what they are for, it doesn't.
 
 use std::{
     io,
@@ -22,7 +22,7 @@ const FRAME_HEAD: usize = 7;
 const FRAME_END: u8 = 0xce;
 const METHOD: u8 = 1;
 const CONTENT_HEADER: u8 = 2;
-/// Frames of more are given on as they are. The frame size that both sides agree on is 128 KiB by RabbitMQ's default.
+/// Frames of more are given on as they are.
 const MOST_FRAME: usize = 16 << 20;
 /// Read from the connection at a time.
 const CHUNK: usize = 64 << 10;
@@ -37,10 +37,12 @@ pub(super) struct Legible<S> {
 }
 
 impl<S> Legible<S> {
-    pub(super) fn new(inner: S) -> Self {
+    /// `frame_max` is what this side allows a frame, its head and end included. RabbitMQ cuts bodies to it, and properties,
+    /// which can't be cut, it sends as their producer could.
+    pub(super) fn new(inner: S, frame_max: u32) -> Self {
         Self {
             inner,
-            frames: Frames::default(),
+            frames: Frames::of_at_most(frame_max),
         }
     }
 }
@@ -85,7 +87,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Legible<S> {
 }
 
 /// What has been read and not given on yet.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Frames {
     /// Longer than what it holds: `..end` has been received, `..ready` can be given on, `..given` has been.
     buffer: Vec<u8>,
@@ -94,9 +96,23 @@ struct Frames {
     end: usize,
     /// Bytes that still belong to a frame which is given on as it is.
     pass: usize,
+    /// What a frame may have.
+    largest: usize,
 }
 
 impl Frames {
+    /// 0: of any size.
+    fn of_at_most(frame_max: u32) -> Self {
+        Self {
+            buffer: Vec::new(),
+            given: 0,
+            ready: 0,
+            end: 0,
+            pass: 0,
+            largest: if frame_max == 0 { usize::MAX } else { frame_max as usize },
+        }
+    }
+
     /// Gives on what is ready.
     fn give(&mut self, out: &mut [u8]) -> usize {
         let n = out.len().min(self.ready - self.given);
@@ -158,7 +174,7 @@ impl Frames {
         let mut length = size;
         if kind == METHOD {
             mend_method(payload);
-        } else if mend_content_header(payload).is_none() {
+        } else if FRAME_HEAD + size + 1 > self.largest || mend_content_header(payload).is_none() {
             length = blank(payload);
         }
         if length < size {
@@ -363,7 +379,7 @@ mod tests {
 
     /// What comes out if the bytes arrive in pieces of this size.
     fn through(bytes: &[u8], piece: usize) -> Vec<u8> {
-        let mut frames = Frames::default();
+        let mut frames = Frames::of_at_most(1 << 10);
         let (mut out, mut some) = (Vec::new(), [0; 7]);
         for piece in bytes.chunks(piece) {
             frames.room()[..piece.len()].copy_from_slice(piece);
@@ -456,10 +472,39 @@ mod tests {
         assert_eq!(&got[got.len() - 8..], frame(8, &[]), "the next frame follows");
     }
 
+    #[test]
+    fn properties_that_no_frame_of_this_connection_holds_are_replaced() {
+        let of = |length: usize| {
+            // One header, a long string.
+            let mut table = vec![1, b'x', b'S'];
+            table.extend((length as u32).to_be_bytes());
+            table.extend(vec![b'a'; length]);
+            let mut properties = vec![0x20, 0];
+            properties.extend((table.len() as u32).to_be_bytes());
+            properties.extend(table);
+            content(&properties)
+        };
+        let fits = of((1 << 10) - content(&[0, 0]).len() - 11);
+        assert_eq!(fits.len(), 1 << 10);
+        assert_eq!(through(&fits, 100), fits);
+        let longer = of((1 << 10) - content(&[0, 0]).len() - 10);
+        let mut sent = longer;
+        sent.extend(frame(8, &[]));
+        for piece in [1, 100, 10_000] {
+            let got = through(&sent, piece);
+            let (kind, size) = head(&got);
+            assert_eq!(kind, CONTENT_HEADER);
+            let (rest, parsed) = parse_properties(&got[FRAME_HEAD + 12..FRAME_HEAD + size]).unwrap();
+            assert!(rest.is_empty());
+            assert_eq!(parsed.kind().as_ref().unwrap().as_str(), "\u{1a}");
+            assert_eq!(&got[got.len() - 8..], frame(8, &[]), "the next frame follows");
+        }
+    }
+
     #[tokio::test]
     async fn a_stream_ends_where_its_bytes_end() {
         let sent = content(&[0, 0]);
-        let mut stream = Legible::new(futures::io::Cursor::new(sent.clone()));
+        let mut stream = Legible::new(futures::io::Cursor::new(sent.clone()), 0);
         let mut got = Vec::new();
         stream.read_to_end(&mut got).await.unwrap();
         assert_eq!(got, sent);

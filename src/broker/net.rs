@@ -14,7 +14,7 @@ use futures::{
 };
 use lapin::AsyncTcpStream;
 
-use super::legible::Legible;
+use super::{legible::Legible, link::FRAME_MAX};
 
 /// A connection, plain or TLS, that can be read.
 pub(super) type LegibleStream = Legible<AsyncTcpStream<<Tokio as Reactor>::TcpStream>>;
@@ -51,6 +51,6 @@ impl Reactor for LegibleNet {
 
     fn tcp_connect_addr(&self, addr: SocketAddr) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
         let connecting = self.0.tcp_connect_addr(addr);
-        async move { Ok(Legible::new(AsyncTcpStream::Plain(connecting.await?))) }
+        async move { Ok(Legible::new(AsyncTcpStream::Plain(connecting.await?), FRAME_MAX)) }
     }
 }

@@ -160,7 +160,7 @@ async fn headers_that_fill_a_frame_do_not_keep_a_letter_from_the_dead_queue() {
     let publisher = running.broker.publisher();
     let properties = Properties::new()
         .with_message_id("job-1")
-        .with_header("huge", &"x".repeat(130_900));
+        .with_header("huge", &"x".repeat((32 << 10) - 172));
     let plain = Publication {
         properties: properties.clone(),
         ..publication("", &fixture.queue("high"), "{}")

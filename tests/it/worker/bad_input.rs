@@ -254,6 +254,41 @@ async fn properties_that_are_no_utf8_are_a_dead_letter_and_block_nothing() {
 }
 
 #[tokio::test]
+async fn headers_that_no_frame_of_ours_holds_are_a_dead_letter_and_block_nothing() {
+    let world = World::new().await;
+    let _worker = Worker::start(&world).await;
+    let with = |length: usize| {
+        let mut headers = lapin::types::FieldTable::default();
+        headers.insert("note".into(), AMQPValue::LongString("n".repeat(length).into()));
+        BasicProperties::default()
+            .with_message_id("of-the-properties".into())
+            .with_headers(headers)
+    };
+    let body = send("long", "alice").to_string();
+    world
+        .broker
+        .publish_with("normal", body.as_bytes(), with(40 << 10))
+        .await;
+    let letters = world.broker.dead_letters(1, LONG).await;
+    assert_eq!(letters[0].word().as_deref(), Some("invalid-job"));
+    assert_eq!(letters[0].body, body.as_bytes());
+
+    // The longest that is read, and the next job.
+    let body = send("fits", "alice").to_string();
+    world
+        .broker
+        .publish_with("normal", body.as_bytes(), with(32 << 10))
+        .await;
+    assert_eq!(world.broker.dead_letters(1, LONG).await.len(), 1);
+    world
+        .broker
+        .publish_with("normal", body.as_bytes(), with(31 << 10))
+        .await;
+    assert_eq!(settled(&world, "fits").await["state"], "sent");
+    assert_eq!(delivered_once(&world), 1);
+}
+
+#[tokio::test]
 async fn a_routing_key_that_is_no_utf8_leads_to_the_dead_queue_and_the_tools_can_read_it() {
     let world = World::new().await;
     let _worker = Worker::start(&world).await;
