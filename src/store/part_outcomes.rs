@@ -31,7 +31,7 @@ pub struct MemberFailure {
 /// The outcome of a part's call.
 #[derive(Debug, Clone)]
 pub struct PartOutcome {
-    /// The members that were reached, with the call's key.
+    /// The members that were reached, with the call's key: all of the claim's but those in `failed`.
     pub sent: Vec<i32>,
     /// The key, where anyone was reached.
     pub msg_key: Option<String>,
@@ -79,8 +79,7 @@ impl Store {
             .await
             .map_err(|error| StoreError::query("begin a part's outcome", error))?;
         if let Some(msg_key) = &outcome.msg_key {
-            self.settle_sent_members(&mut tx, unit, token, &outcome.sent, msg_key, outcome.msg_time)
-                .await?;
+            self.settle_sent_members(&mut tx, unit, token, outcome, msg_key).await?;
         }
         settle_failed_members(&mut tx, unit, token, &outcome.failed).await?;
         if let PartNext::Doubt { .. } = outcome.next {
@@ -126,32 +125,38 @@ impl Store {
         tx: &mut Transaction<'static, Postgres>,
         unit: &WorkUnit,
         token: Uuid,
-        sent: &[i32],
+        outcome: &PartOutcome,
         msg_key: &str,
-        msg_time: Option<i64>,
     ) -> Result<(), StoreError> {
         let (first, last) = range(unit.part);
+        let (sent, msg_time) = (&outcome.sent[..], outcome.msg_time);
+        let failed: Vec<i32> = outcome.failed.iter().map(|failure| failure.idx).collect();
+        // The claim's members but those that failed: one pass over a range instead of a search for each index.
         let done = sqlx::query!(
             r#"
-            UPDATE messages
-            SET state = 3, msg_key = $5, msg_time = $6, sent_at = clock_timestamp(), error_code = NULL, error_message = NULL
-            WHERE job_id = $1 AND created_at = $2 AND idx = ANY ($3) AND idx BETWEEN $7 AND $8
-              AND token = $4 AND state IN (1, 2)
-            RETURNING revoke_id IS NOT NULL AS "covered!"
+            WITH done AS (
+                UPDATE messages
+                SET state = 3, msg_key = $5, msg_time = $6, sent_at = clock_timestamp(), error_code = NULL, error_message = NULL
+                WHERE job_id = $1 AND created_at = $2 AND idx BETWEEN $7 AND $8 AND idx <> ALL ($3)
+                  AND token = $4 AND state IN (1, 2)
+                RETURNING revoke_id IS NOT NULL AS covered
+            )
+            SELECT count(*) AS "members!", coalesce(bool_or(covered), false) AS "covered!" FROM done
             "#,
             unit.job.as_str(),
             unit.created_at,
-            sent,
+            &failed,
             token,
             msg_key,
             msg_time,
             first,
             last,
         )
-        .fetch_all(&mut **tx)
+        .fetch_one(&mut **tx)
         .await
         .map_err(|error| StoreError::query("record sent members", error))?;
-        if done.len() < sent.len() {
+        let replaced = (done.members as usize) < sent.len();
+        if replaced {
             // Replaced claims: the key is kept where the member's row doesn't hold it.
             let keys = FurtherKeys::of(unit, sent);
             keys.lock(tx).await?;
@@ -177,8 +182,7 @@ impl Store {
             keys.want_revoked(tx).await?;
         }
         // One whose claim was replaced may be covered, too.
-        let covered = done.len() < sent.len() || done.iter().any(|row| row.covered);
-        want_members_revoked(tx, unit, sent, covered).await
+        want_members_revoked(tx, unit, sent, replaced || done.covered).await
     }
 
     /// Ends what is still pending of a part without a call (expired, or failed as poison), with its event, and the part

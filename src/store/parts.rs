@@ -138,31 +138,23 @@ impl Store {
             return Ok(claim);
         }
         let (first, last) = range(unit.part);
-        let doubtful = sqlx::query_scalar!(
-            r#"SELECT EXISTS (SELECT 1 FROM messages WHERE job_id = $1 AND created_at = $2 AND idx BETWEEN $3 AND $4
-                              AND state IN (1, 2)) AS "doubtful!""#,
-            unit.job.as_str(),
-            unit.created_at,
-            first,
-            last,
-        )
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(|error| StoreError::query("look for doubtful members", error))?;
-        if doubtful {
+        let seen = look(&mut tx, unit, caller.encoder, repeats).await?;
+        if seen.doubtful {
             claim.doubtful = true;
             return Ok(claim);
         }
-        if doubt_again(&mut tx, unit, caller.encoder, repeats).await? {
+        if seen.too_late && doubt_again(&mut tx, unit, caller.encoder, repeats).await? {
             tx.commit()
                 .await
                 .map_err(|error| StoreError::query("commit a doubt", error))?;
             claim.doubtful = true;
             return Ok(claim);
         }
-        for members in cancel_pending(&mut tx, unit, first, last).await? {
-            self.put_event(&mut tx, &cancelled(&members)).await?;
-            claim.cancelled += members.to.len();
+        if seen.covered {
+            for members in cancel_pending(&mut tx, unit, first, last).await? {
+                self.put_event(&mut tx, &cancelled(&members)).await?;
+                claim.cancelled += members.to.len();
+            }
         }
         if !caps.scopes.is_empty() {
             let pending = pending_members(&mut tx, unit, first, last).await?;
@@ -193,13 +185,109 @@ impl Store {
         .collect();
         members.sort_unstable_by_key(|member| member.idx);
         if !members.is_empty() {
-            claim.call = Some(record_call(&mut tx, unit, call_id, caller, members, derive).await?);
+            let new = NewCall {
+                call_id,
+                caller,
+                members,
+                previous: seen.previous,
+            };
+            claim.call = Some(record_call(&mut tx, unit, new, derive).await?);
         }
         tx.commit()
             .await
             .map_err(|error| StoreError::query("commit the claim of a part", error))?;
         Ok(claim)
     }
+}
+
+/// A part's call before this one.
+struct PreviousCall {
+    call_id: Uuid,
+    generation: i32,
+    pair: CallPair,
+    encoder: i16,
+    members: Vec<i32>,
+}
+
+/// What there is to know of a part before its members are claimed.
+struct Seen {
+    /// A call whose outcome isn't known has some of its members.
+    doubtful: bool,
+    /// The last call's pair may be too old to be used again; whether it would be depends on the members.
+    too_late: bool,
+    /// There is a tombstone that may cover members.
+    covered: bool,
+    previous: Option<PreviousCall>,
+}
+
+/// Looks at a part in one statement: nearly always that is all there is to see.
+async fn look(
+    tx: &mut Transaction<'static, Postgres>,
+    unit: &WorkUnit,
+    encoder: i16,
+    repeats: RepeatRule,
+) -> Result<Seen, StoreError> {
+    let (first, last) = range(unit.part);
+    let row = sqlx::query!(
+        r#"
+        SELECT EXISTS (SELECT 1 FROM messages WHERE job_id = $1 AND created_at = $2 AND idx BETWEEN $3 AND $4
+                       AND state IN (1, 2)) AS "doubtful!",
+               EXISTS (SELECT 1 FROM revocations t WHERE t.target_job = $1
+                       UNION ALL
+                       SELECT 1 FROM revocations g
+                       WHERE g.target_group = $6 AND g.lifted_at IS NULL AND g.expires_at > now()) AS "covered!",
+               coalesce(p.since <> 'infinity' AND p.last_call_at > clock_timestamp() - make_interval(secs => $8)
+                        AND (p.since <= clock_timestamp() - make_interval(secs => $7) OR p.encoder <> $9),
+                        false) AS "too_late!",
+               p.call_id AS "call_id?", p.generation AS "generation?", p.seq AS "seq?", p.random AS "random?",
+               p.encoder AS "encoder?", p.members AS "members?"
+        FROM (SELECT) AS always
+        LEFT JOIN LATERAL (
+            SELECT c.*, coalesce(c.pair_since, c.first_call_at) AS since FROM calls c
+            WHERE c.job_id = $1 AND c.part = $5 ORDER BY c.generation DESC LIMIT 1
+        ) p ON true
+        "#,
+        unit.job.as_str(),
+        unit.created_at,
+        first,
+        last,
+        unit.part,
+        unit.group.as_ref().map(GroupName::as_str),
+        repeats.dropped_for.as_secs_f64(),
+        repeats.listed_after.as_secs_f64(),
+        encoder,
+    )
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(|error| StoreError::query("look at a part", error))?;
+    let previous = match (
+        row.call_id,
+        row.generation,
+        row.seq,
+        row.random,
+        row.encoder,
+        row.members,
+    ) {
+        (Some(call_id), Some(generation), Some(seq), Some(random), Some(encoder), Some(members)) => {
+            Some(PreviousCall {
+                call_id,
+                generation,
+                pair: CallPair {
+                    seq: seq as u32,
+                    random: random as u32,
+                },
+                encoder,
+                members,
+            })
+        }
+        _ => None,
+    };
+    Ok(Seen {
+        doubtful: row.doubtful,
+        too_late: row.too_late,
+        covered: row.covered,
+        previous,
+    })
 }
 
 /// Puts the members of a call back into doubt that waited for so long that its repeat could be a second message to each.
@@ -313,27 +401,30 @@ async fn cancel_pending(
     Ok(cancelled)
 }
 
+/// A call about to be recorded.
+struct NewCall<'a> {
+    /// The name that its members have already.
+    call_id: Uuid,
+    caller: Caller<'a>,
+    members: Vec<Member>,
+    previous: Option<PreviousCall>,
+}
+
 /// Writes the record of a call whose members have its name already: the same members as a refused or lost call keep its
 /// pair, and get its name back, any others get a new one.
 async fn record_call(
     tx: &mut Transaction<'static, Postgres>,
     unit: &WorkUnit,
-    call_id: Uuid,
-    caller: Caller<'_>,
-    members: Vec<Member>,
+    new: NewCall<'_>,
     derive: impl Fn(i32) -> CallPair,
 ) -> Result<PartCall, StoreError> {
-    let Caller { token, sender, encoder } = caller;
+    let NewCall {
+        call_id,
+        caller: Caller { token, sender, encoder },
+        members,
+        previous,
+    } = new;
     let indexes: Vec<i32> = members.iter().map(|member| member.idx).collect();
-    let previous = sqlx::query!(
-        "SELECT call_id, generation, seq, random, members, encoder FROM calls WHERE job_id = $1 AND part = $2
-         ORDER BY generation DESC LIMIT 1",
-        unit.job.as_str(),
-        unit.part,
-    )
-    .fetch_optional(&mut **tx)
-    .await
-    .map_err(|error| StoreError::query("read a part's last call", error))?;
     match previous {
         Some(previous) if previous.members == indexes && previous.encoder == encoder => {
             sqlx::query!(
@@ -362,10 +453,7 @@ async fn record_call(
             Ok(PartCall {
                 call_id: previous.call_id,
                 generation: previous.generation,
-                pair: CallPair {
-                    seq: previous.seq as u32,
-                    random: previous.random as u32,
-                },
+                pair: previous.pair,
                 members,
             })
         }

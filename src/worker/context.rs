@@ -21,7 +21,7 @@ use super::{
     coalesce::Coalescer,
     events::Events,
     gate::{Closed, Pass},
-    group_commit::{CommitError, GroupCommit},
+    group_commit::{CommitError, GroupCommit, Pace},
     policy::LanePolicies,
 };
 use crate::{
@@ -155,7 +155,7 @@ impl Errand<'_> {
 /// A call that didn't give its answer.
 #[derive(Debug)]
 pub(super) enum CallFailure {
-    /// No slot came due before the claim's deadline: nothing was written.
+    /// No slot came due before the claim's deadline, or the app's calls pause since: nothing was written.
     TooLate,
     /// The call failed.
     Im(Box<ImError>),
@@ -205,6 +205,8 @@ pub(crate) struct Context {
     /// What isn't finished now goes back.
     pub(super) stopping: CancellationToken,
     database_away: AtomicBool,
+    /// Why no connection with TLS to the database could be made at the last try.
+    distrust: Mutex<Option<String>>,
     /// This process, as the records know it.
     pub(super) run: WorkerRun,
 }
@@ -252,6 +254,7 @@ impl Context {
         let claims = [true, false].map(|high| {
             let store = parts.store.clone();
             GroupCommit::start(
+                Pace::SHORT,
                 move |claims: Arc<Vec<NewClaim>>| {
                     let store = store.clone();
                     async move { store.claim_new(high, &claims).await }
@@ -262,6 +265,7 @@ impl Context {
         let sent = [true, false].map(|high| {
             let store = parts.store.clone();
             GroupCommit::start(
+                if high { Pace::SHORT } else { Pace::LONG },
                 move |outcomes: Arc<Vec<SentOutcome>>| {
                     let store = store.clone();
                     async move { store.record_sent(high, &outcomes).await }
@@ -272,6 +276,7 @@ impl Context {
         let revoked = {
             let store = parts.store.clone();
             GroupCommit::start(
+                Pace::LONG,
                 move |outcomes: Arc<Vec<RevokeOutcome>>| {
                     let store = store.clone();
                     async move {
@@ -317,6 +322,7 @@ impl Context {
             draining: parts.draining,
             stopping: parts.stopping,
             database_away: AtomicBool::new(false),
+            distrust: Mutex::default(),
             run: parts.run,
         })
     }
@@ -326,14 +332,31 @@ impl Context {
         self.database_away.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_database_away(&self, away: bool) {
-        if self.database_away.swap(away, Ordering::Relaxed) != away {
-            if away {
-                tracing::warn!("Postgres is away: no new work is taken until it is back");
-            } else {
-                tracing::info!("Postgres is back");
-            }
-            self.broker.pause_consuming(away);
+    /// A statement failed since the database is away.
+    pub(super) fn database_failed(&self, error: &StoreError) {
+        let distrust = error.distrust();
+        let why = distrust.as_deref();
+        if !self.database_away.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "Postgres is away: no new work is taken until it is back"
+            );
+            self.broker.pause_consuming(true);
+        } else if why.is_some() && *self.distrust.lock() != distrust {
+            tracing::warn!(
+                why,
+                "no connection with TLS to Postgres can be made: `im-dispatcher check` tells more"
+            );
+        }
+        *self.distrust.lock() = distrust;
+    }
+
+    /// It answers and takes writes.
+    pub(super) fn database_answers(&self) {
+        if self.database_away.swap(false, Ordering::Relaxed) {
+            *self.distrust.lock() = None;
+            tracing::info!("Postgres is back");
+            self.broker.pause_consuming(false);
         }
     }
 
@@ -415,6 +438,10 @@ impl Context {
             let Ok(Ok(call)) = tokio::time::timeout_at(until, self.calls[reserve(lane)].acquire()).await else {
                 return Err(self.too_late());
             };
+            if app.gate.pauses(Instant::now()) {
+                // It closed since this job passed it.
+                return Err(CallFailure::TooLate);
+            }
             match slot.use_now() {
                 Ok(()) => break call,
                 // It was moved to later: by urgent work, a throttled answer or a lower limit.
@@ -527,7 +554,10 @@ impl Context {
     pub(crate) fn readiness(&self) -> (Vec<String>, Vec<String>) {
         let (mut reasons, mut notes) = (Vec::new(), Vec::new());
         if self.database_is_away() {
-            reasons.push("Postgres is away: no job can be recorded".to_owned());
+            reasons.push(match &*self.distrust.lock() {
+                Some(why) => format!("Postgres is away: no connection with TLS: {why}"),
+                None => "Postgres is away: no job can be recorded".to_owned(),
+            });
         }
         let closed = self.closed_apps();
         let pauses = self.pauses.borrow().clone();
@@ -614,7 +644,7 @@ impl Context {
             }
             self.metrics.operation(Operation::StatementRetry);
             if error.is_unavailable() {
-                self.set_database_away(true);
+                self.database_failed(&error);
             }
             tokio::select! {
                 () = self.stopping.cancelled() => return Err(Halt::Stopping),

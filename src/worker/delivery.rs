@@ -180,7 +180,10 @@ async fn decode(ctx: &Context, delivery: &Delivery) -> Result<Job, Fault> {
         // An id or a reply queue with a wrong letter in it is another id, another queue.
         return Err(Fault::new(
             "invalid-job",
-            format!("AMQP properties: not UTF-8: {}", illegible.join(", ")),
+            format!(
+                "AMQP properties: not UTF-8, or more than a frame holds: {}",
+                illegible.join(", ")
+            ),
         ));
     }
     let job = if delivery.body.len() > LARGE {

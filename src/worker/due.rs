@@ -90,7 +90,7 @@ pub(super) async fn run(ctx: Arc<Context>, tasks: TaskTracker) {
             }
             Err(error) => {
                 if error.is_unavailable() {
-                    ctx.set_database_away(true);
+                    ctx.database_failed(&error);
                 } else if !error.is_retryable_now() {
                     tracing::error!(error = &error as &dyn std::error::Error, "due work could not be taken");
                 }
@@ -137,7 +137,7 @@ fn rooms(ctx: &Context, held: &Held) -> Vec<Room> {
                     0
                 };
                 let rows = room(most, holding, merging);
-                if rows > 0 {
+                if worth_taking(most, rows) {
                     rooms.push(Room {
                         command,
                         app: app.name.clone(),
@@ -172,6 +172,12 @@ fn room(most: u32, holding: u32, merging: u32) -> u32 {
     (most + more)
         .saturating_sub(holding.saturating_sub(merging))
         .min(MOST_MERGING.max(most).saturating_sub(holding))
+}
+
+/// Whether there is room for so much that a statement is worth it: every place that is given up would take one row
+/// otherwise, and what is held is enough for the time that three quarters of it take.
+const fn worth_taking(most: u32, rows: u32) -> bool {
+    rows > 0 && rows.saturating_mul(4) >= most
 }
 
 fn start(ctx: &Arc<Context>, held: &Held, tasks: &TaskTracker, units: Vec<WorkUnit>) {
@@ -397,5 +403,15 @@ mod tests {
         assert_eq!(room(51, 1_900, 1_850), 100);
         assert_eq!(room(51, 2_000, 1_950), 0);
         assert_eq!(room(256, 300, 0), 0);
+    }
+
+    #[test]
+    fn work_is_taken_a_quarter_of_what_is_held_at_a_time() {
+        assert!(!worth_taking(51, 0));
+        assert!(!worth_taking(51, 12));
+        assert!(worth_taking(51, 13));
+        assert!(worth_taking(2, 1));
+        assert!(worth_taking(1, 1));
+        assert!(!worth_taking(2, 0));
     }
 }

@@ -162,10 +162,14 @@ async fn pulse(ctx: Arc<Context>) {
         meters::show(&ctx);
         ctx.metrics.set_broker(&ctx.broker.stats().snapshot());
         if ctx.database_is_away() {
-            if ctx.store.is_writable().await {
-                ctx.set_database_away(false);
-                ctx.due.notify_one();
-                ctx.outbox.notify_one();
+            match ctx.store.is_writable().await {
+                Ok(true) => {
+                    ctx.database_answers();
+                    ctx.due.notify_one();
+                    ctx.outbox.notify_one();
+                }
+                Ok(false) => {}
+                Err(error) => ctx.database_failed(&error),
             }
             continue;
         }
@@ -194,7 +198,7 @@ async fn measure(ctx: &Context) {
             ctx.metrics.set_doubts(count(backlog.doubts));
             ctx.metrics.set_outbox(count(backlog.outbox));
         }
-        Err(error) if error.is_unavailable() => ctx.set_database_away(true),
+        Err(error) if error.is_unavailable() => ctx.database_failed(&error),
         Err(error) => tracing::debug!(%error, "the backlog could not be measured"),
     }
     meters::show_waiting(ctx).await;

@@ -23,6 +23,9 @@ const MS: Nanos = 1_000_000;
 const TURN: Nanos = 8 * MS;
 /// The longest time between two asks while work waits: what is reserved at most 250 ms ahead must not run out.
 const LONGEST_TURN: Nanos = 200 * MS;
+/// A lone worker that has slots so far ahead asks again later: nobody else gets fewer for it, and a tenth of a second's slots at
+/// once cost the row's write as much as one.
+const PLENTY: Nanos = 150 * MS;
 /// Fewer workers than that are one.
 const ALONE: f64 = 1.3;
 /// Between two asks for urgent work.
@@ -371,7 +374,7 @@ impl Stock {
         } else {
             let turn = ((self.workers * TURN as f64) as Nanos).clamp(TURN, LONGEST_TURN);
             let blocked = if want > 0 { self.blocked_until } else { 0 };
-            (self.last_ask + turn).max(blocked)
+            (self.last_ask + turn).max(blocked).max(self.well_stocked_until())
         };
         let at = at.max(self.not_before).max(self.sulks_until);
         if at > now {
@@ -399,6 +402,15 @@ impl Stock {
             answered: self.answer_time.is_some(),
             ended: std::mem::take(&mut self.ended),
         })
+    }
+
+    /// Before when a lone worker needs no more slots.
+    fn well_stocked_until(&self) -> Nanos {
+        if self.workers >= ALONE || self.weight > 0 || self.answer_time.is_some() {
+            return 0;
+        }
+        let last = self.reserved.last_key_value();
+        last.map_or(0, |(&due, _)| due.saturating_sub(PLENTY))
     }
 
     /// How long a slot may be used: the guard, of which what isn't known about the ledger's clock must leave the most.
