@@ -3,6 +3,8 @@
 use std::{error::Error, fmt::Display, io::ErrorKind, net::TcpListener, process::ExitCode, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use secrecy::{ExposeSecret as _, SecretString};
+use url::Url;
 
 use crate::{
     broker::Broker,
@@ -163,7 +165,13 @@ async fn check_postgres(settings: &Settings, findings: &mut Findings) {
     };
     match store.durability().await {
         Err(error) => {
-            let mend = format!("is Postgres running, and may this user in? DATABASE_URL is {url}");
+            let mend = if error.distrust().is_some() {
+                let file = settings.require_database().ok().and_then(root_certificate);
+                let file = file.unwrap_or_else(|| "no file".to_owned());
+                format!("sslrootcert in DATABASE_URL names {file} for an authority of your own; the server is {url}")
+            } else {
+                format!("is Postgres running, and may this user in? DATABASE_URL is {url}")
+            };
             findings.fail("postgres", causes(&error), &mend);
         }
         Ok(durability) => {
@@ -179,6 +187,13 @@ async fn check_postgres(settings: &Settings, findings: &mut Findings) {
         }
     }
     store.close().await;
+}
+
+/// The file that `sslrootcert` names.
+fn root_certificate(url: &SecretString) -> Option<String> {
+    let url = Url::parse(url.expose_secret()).ok()?;
+    let (_, file) = url.query_pairs().find(|(name, _)| name == "sslrootcert")?;
+    Some(plain(file))
 }
 
 async fn check_migrations(store: &Store, findings: &mut Findings) {

@@ -1,5 +1,7 @@
 //! What can go wrong with the database, and whether it is worth another try.
 
+use std::io::ErrorKind;
+
 /// An error of the store. The text says what was attempted; it never holds a message's text.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -59,6 +61,29 @@ impl StoreError {
         matches!(self.sqlstate().as_deref(), Some("42P01" | "42703" | "42883"))
     }
 
+    /// Why no connection with TLS could be made: a certificate that isn't trusted, or an authority's file that can't be read.
+    /// Unlike a database that is away that won't pass by itself.
+    pub fn distrust(&self) -> Option<String> {
+        match self {
+            Self::Query {
+                source: sqlx::Error::Io(error),
+                ..
+            } if matches!(
+                error.kind(),
+                // What rustls refuses; `sslrootcert` and its like.
+                ErrorKind::InvalidData | ErrorKind::NotFound | ErrorKind::PermissionDenied
+            ) =>
+            {
+                Some(error.to_string())
+            }
+            Self::Query {
+                source: sqlx::Error::Tls(error),
+                ..
+            } => Some(error.to_string()),
+            _ => None,
+        }
+    }
+
     /// Whether the database is away, shutting down, read-only after a failover, or out of connections: wait and try again.
     pub fn is_unavailable(&self) -> bool {
         match self {
@@ -81,5 +106,21 @@ impl StoreError {
             },
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_is_not_trusted_is_told_from_a_database_that_is_away() {
+        let of = |kind| StoreError::query("connect", sqlx::Error::Io(std::io::Error::new(kind, "why")));
+        assert_eq!(of(ErrorKind::InvalidData).distrust().as_deref(), Some("why"));
+        assert_eq!(of(ErrorKind::NotFound).distrust().as_deref(), Some("why"));
+        assert_eq!(of(ErrorKind::ConnectionRefused).distrust(), None);
+        assert!(of(ErrorKind::InvalidData).is_unavailable() && of(ErrorKind::ConnectionRefused).is_unavailable());
+        let unavailable = StoreError::query("connect", sqlx::Error::Tls("server does not support TLS".into()));
+        assert_eq!(unavailable.distrust().as_deref(), Some("server does not support TLS"));
     }
 }

@@ -323,11 +323,14 @@ impl Store {
         Ok(())
     }
 
-    /// Whether the database is there and takes writes: after a failover it may be read-only for a while.
+    /// Whether the database takes writes: after a failover it may be read-only for a while.
     ///
     /// Connections that are read-only are closed, of every pool: the server that they lead to may be what has become the
     /// replica, and another one be found under its name.
-    pub async fn is_writable(&self) -> bool {
+    ///
+    /// # Errors
+    /// [`StoreError::Query`] where it can't be reached.
+    pub async fn is_writable(&self) -> Result<bool, StoreError> {
         for pool in [&self.high, &self.slots, &self.pool] {
             // All at once: one that goes back would be the next to be handed out.
             let idle: Vec<_> = (0..pool.num_idle()).map_while(|_| pool.try_acquire()).collect();
@@ -335,10 +338,8 @@ impl Store {
                 takes_writes(connection).await;
             }
         }
-        match self.pool.acquire().await {
-            Ok(connection) => takes_writes(connection).await,
-            Err(_) => false,
-        }
+        let connection = self.pool.acquire().await;
+        Ok(takes_writes(connection.map_err(|error| StoreError::query("connect", error))?).await)
     }
 
     /// Closes every connection.

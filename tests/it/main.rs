@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod database_tls;
+#[cfg(test)]
 mod documented;
 #[cfg(test)]
 mod harness;

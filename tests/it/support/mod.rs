@@ -5,6 +5,7 @@
 mod broker;
 mod database;
 mod net;
+mod postgres;
 mod process;
 mod relay;
 mod services;
@@ -15,6 +16,7 @@ mod world;
 pub(crate) use broker::{Letter, TestBroker};
 pub(crate) use database::TestDatabase;
 pub(crate) use net::free_port;
+pub(crate) use postgres::PrivatePostgres;
 pub(crate) use process::{Process, binary};
 pub(crate) use relay::Relay;
 pub(crate) use services::Services;
