@@ -63,3 +63,11 @@ chaos *ARGS:
 
 demo *ARGS:
     scripts/demo.sh {{ARGS}}
+
+# The dashboard in a real Chromium: just browser --short
+browser *ARGS:
+    scripts/browser.sh {{ARGS}}
+
+# The producers of examples/producers: just producers python go
+producers *ARGS:
+    scripts/producers.sh {{ARGS}}

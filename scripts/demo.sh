@@ -26,10 +26,7 @@ step() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 # --- build, services ----------------------------------------------------------------------------------------------
 
 step "Building"
-need_compiler
-cargo build --quiet --bin im-dispatcher --example producer
-# shellcheck disable=SC2034
-target=${CARGO_TARGET_DIR:-target}
+build_stage producer
 
 step "Postgres and RabbitMQ"
 borrow_services

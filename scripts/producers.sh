@@ -24,11 +24,9 @@ if [ $# -gt 0 ]; then
   languages=("$@")
 fi
 
-need_compiler
-builds=(--bin im-dispatcher --example producer)
-case " ${languages[*]} " in *' rust '*) builds+=(--example publish) ;; esac
-cargo build --quiet "${builds[@]}"
-target=${CARGO_TARGET_DIR:-target}
+examples=(producer)
+case " ${languages[*]} " in *' rust '*) examples+=(publish) ;; esac
+build_stage "${examples[@]}"
 borrow_services
 need_psql
 passed=false
@@ -83,7 +81,7 @@ have_go() {
   folder=$(copy_of go)
   have go || apt_install golang-go || return 1
   # The module, where a module proxy can be reached; else Debian's package, which is a GOPATH of its own.
-  (cd "$folder" && go mod tidy && go build -o publish .) >"$work/go.log" 2>&1 && return 0
+  (cd "$folder" && timeout 60 go build -o publish .) && return 0
   { [ -d /usr/share/gocode/src/github.com/rabbitmq/amqp091-go ] || apt_install golang-github-rabbitmq-amqp091-go-dev; } &&
     (cd "$folder" && GO111MODULE=off GOPATH=/usr/share/gocode go build -o publish .)
 }
@@ -99,7 +97,7 @@ have_java() {
 run_java() { java -cp "$work/java:$java_path" Publish; }
 
 have_rust() { copy_of rust >/dev/null; }
-run_rust() { "$target/debug/examples/publish"; }
+run_rust() { "$bin/examples/publish"; }
 
 # --- and the table --------------------------------------------------------------------------------------------------
 

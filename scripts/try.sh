@@ -11,10 +11,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib/borrow.sh
 . scripts/lib/stage.sh
 
-need_compiler
-say "building (a first build takes some minutes)"
-cargo build --quiet --bin im-dispatcher --example producer
-target=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)
+build_stage producer
 borrow_services
 need_psql
 # shellcheck disable=SC2034
@@ -30,14 +27,16 @@ at_exit 'rm -f .local/try.env'
 {
   for name in "${names[@]}"; do printf 'export %s=%q\n' "$name" "${!name}"; done
   # shellcheck disable=SC2016
-  printf 'export PATH=%q:$PATH\n' "$target/debug"
+  printf 'export PATH=%q:$PATH\n' "$bin"
 } >.local/try.env
 
 say ""
 say "Ready until Ctrl-C. The dashboard: http://127.0.0.1:$http/"
 say "In another terminal, in this folder:"
 say "  . .local/try.env"
-say "  python3 examples/producers/python/publish.py    (or another of examples/producers/README.md)"
+say "  im-dispatcher submit examples/demo/jobs.ndjson"
+say "  python3 examples/producers/python/publish.py    (with Debian's python3-pika)"
+say "The other languages: examples/producers/README.md"
 trap 'exit 0' INT
 wait "$worker_pid" || true
 die "the worker ended by itself; see $work/worker.log"

@@ -1,9 +1,27 @@
 # shellcheck shell=bash
 # A stage for a script: a database and a namespace of its own, the simulated IM API, a worker; all of it gone with the
-# script. Sourced, after common.sh and borrow.sh. Wants $target (the folder of the build) and $work (for logs).
+# script. Sourced, after common.sh and borrow.sh. Wants build_stage to be called before the rest, and $work (for logs).
 
-dispatcher() { "$target/debug/im-dispatcher" "$@"; }
-producer() { "$target/debug/examples/producer" "$@"; }
+# build_stage EXAMPLE...: $bin is the folder of the program, with these examples in examples/. Where IMD_BIN names such a
+# folder nothing is built.
+build_stage() {
+  local name quiet=(--quiet)
+  if [ -n "${IMD_BIN:-}" ]; then
+    for name in im-dispatcher "${@/#/examples/}"; do
+      [ -x "$IMD_BIN/$name" ] || die "IMD_BIN is set, but there is no $IMD_BIN/$name"
+    done
+    bin=$(cd "$IMD_BIN" && pwd)
+  else
+    need_compiler
+    # A first build takes some minutes: whoever waits for it sees how far it is.
+    if [ -t 2 ]; then quiet=(); fi
+    cargo build "${quiet[@]}" --bin im-dispatcher "${@/#/--example=}"
+    bin=$(cd "${CARGO_TARGET_DIR:-target}/debug" && pwd)
+  fi
+}
+
+dispatcher() { "$bin/im-dispatcher" "$@"; }
+producer() { "$bin/examples/producer" "$@"; }
 
 # set_stage PREFIX: DATABASE_URL and IM_DISPATCHER_NAMESPACE are this run's own, also on services that are given. The logs
 # go with it, unless $passed is false at the end.
@@ -53,7 +71,7 @@ start_simulator() {
   # The public sample key of the service's own documentation: it is the simulator's, too.
   export IM_SECRET_KEY=5bd2850fff3ecb11d7c805251c51ee463a25727bddc2385f3fa8bfee1bb93b5e
   start_daemon "$work/simulator.pid" "$work/simulator.log" \
-    "$target/debug/im-dispatcher" simulate --listen "127.0.0.1:$sim"
+    "$bin/im-dispatcher" simulate --listen "127.0.0.1:$sim"
   at_exit 'end simulator'
   wait_until 20 request "$sim" GET /_sim/report '' || die "the simulator doesn't answer; see $work/simulator.log"
 }
@@ -62,7 +80,7 @@ start_simulator() {
 start_worker() {
   http=$(free_port)
   export IM_DISPATCHER_HTTP_ADDR=127.0.0.1:$http
-  start_daemon "$work/worker.pid" "$work/worker.log" "$target/debug/im-dispatcher" worker
+  start_daemon "$work/worker.pid" "$work/worker.log" "$bin/im-dispatcher" worker
   # shellcheck disable=SC2034
   worker_pid=$!
   at_exit 'end worker'

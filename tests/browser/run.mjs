@@ -15,7 +15,11 @@ const JOBS = Number(process.env.JOBS ?? 1_000_000);
 // With it, the first result of a search has to come within a second; otherwise its time is only told, since a machine
 // that does much else says little.
 const STRICT = process.env.STRICT === '1';
+// With it, the page's files are those of the source tree and not what the binary has: to try a change without a build.
+const SOURCE = process.env.SOURCE === '1';
 const CAMPAIGN = 5_000;
+const DESKTOP = { width: 1360, height: 900 };
+const PHONE = { width: 360, height: 740 };
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const started = Date.now();
@@ -45,6 +49,26 @@ class Console {
   }
 }
 
+// A page in a session of its own.
+async function newPage(browser, world) {
+  const context = await browser.newContext({ viewport: DESKTOP });
+  if (SOURCE) {
+    const dashboard = path.resolve(import.meta.dirname, '../../src/http/dashboard');
+    await context.route(`${world.url}/assets/**`, async (route) => {
+      const file = path.join(dashboard, new URL(route.request().url()).pathname.replace('/assets/', ''));
+      // What is vendored has other names there, and doesn't change.
+      if (file.includes('/vendor/')) await route.continue();
+      else await route.fulfill({ path: file });
+    });
+  }
+  return context.newPage();
+}
+
+// For people to look at; nothing compares them. Of a phone the whole page: most of it is below the edge.
+async function picture(page, name) {
+  await page.screenshot({ path: path.join(out, `${name.replaceAll(' ', '-')}.png`), fullPage: name.includes('phone') });
+}
+
 async function signIn(page, token) {
   await page.waitForSelector('input[name=token]');
   await page.fill('input[name=token]', token);
@@ -71,19 +95,37 @@ const VIEWS = { 'now': '#/', 'found': '#/find?q=spring-sale', 'nothing found': '
 async function accessible(page) {
   for (const scheme of ['light', 'dark']) {
     await page.emulateMedia({ colorScheme: scheme });
-    for (const [name, hash] of Object.entries(VIEWS)) {
-      await go(page, hash);
-      await audit(page, `on ${name}, ${scheme}`);
+    for (const [device, size] of [['desktop', DESKTOP], ['phone', PHONE]]) {
+      await page.setViewportSize(size);
+      for (const [name, hash] of Object.entries(VIEWS)) {
+        await go(page, hash);
+        await audit(page, `on ${name}, ${device}, ${scheme}`);
+        await picture(page, `${name} ${device} ${scheme}`);
+        if (device === 'phone') await fits(page, name);
+      }
     }
   }
-  await page.setViewportSize({ width: 360, height: 740 });
-  for (const [name, hash] of Object.entries(VIEWS)) {
-    await go(page, hash);
-    const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
-    check(over <= 0, `nothing of ${name} is cut off on a phone (${over} px)`);
-  }
-  await page.setViewportSize({ width: 1360, height: 900 });
+  await page.setViewportSize(DESKTOP);
   await page.emulateMedia({ colorScheme: 'light' });
+}
+
+// On a phone nothing is cut off, and the ways to the other views are in sight wherever one has scrolled to.
+async function fits(page, name) {
+  const over = await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth);
+  check(over <= 0, `nothing of ${name} is cut off on a phone (${over} px)`);
+  const beyond = await page.$$eval('main button', (all) => all.filter((button) => button.getBoundingClientRect().right > innerWidth).map((button) => button.textContent));
+  check(beyond.length === 0, `nothing that ${name} offers is beyond the edge of a phone${beyond.map((text) => `: ${text}`)}`);
+  for (const to of ['the end', 'the beginning']) {
+    const hidden = await page.evaluate((end) => {
+      scrollTo(0, end ? document.documentElement.scrollHeight : 0);
+      return [...document.querySelectorAll('.bar nav a')].filter((link) => {
+        const { left, right, top, bottom } = link.getBoundingClientRect();
+        const seen = left >= 0 && top >= 0 && right <= innerWidth && bottom <= innerHeight;
+        return !seen || !link.contains(document.elementFromPoint((left + right) / 2, (top + bottom) / 2));
+      }).map((link) => link.textContent);
+    }, to === 'the end');
+    check(hidden.length === 0, `every view can be reached from ${to} of ${name} on a phone${hidden.map((text) => `: not ${text}`)}`);
+  }
 }
 
 async function finds(page) {
@@ -111,6 +153,10 @@ async function revokes(page, world) {
   await page.click('text=Revoke campaign …');
   await page.waitForSelector('dialog .counts');
   await audit(page, 'in the dialog of a revocation');
+  await picture(page, 'revoke desktop light');
+  await page.setViewportSize(PHONE);
+  await picture(page, 'revoke phone light');
+  await page.setViewportSize(DESKTOP);
   await page.fill('dialog input[name=confirm]', 'spring');
   check(await page.isDisabled('dialog button[type=submit]'), 'a wrong word confirms nothing');
   await page.fill('dialog input[name=confirm]', 'spring-sale');
@@ -136,7 +182,17 @@ async function replays(page, world) {
   await go(page, '#/letters');
   await page.waitForSelector('section[aria-labelledby=reasons] tbody tr');
   check((await page.textContent('section[aria-labelledby=reasons]')).includes('im-90001'), 'dead letters are told by their reason');
-  await audit(page, 'on dead letters that are there');
+  for (const scheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme: scheme });
+    for (const [device, size] of [['desktop', DESKTOP], ['phone', PHONE]]) {
+      await page.setViewportSize(size);
+      await audit(page, `on dead letters that are there, ${device}, ${scheme}`);
+      await picture(page, `dead letters that are there ${device} ${scheme}`);
+      if (device === 'phone') await fits(page, 'dead letters that are there');
+    }
+  }
+  await page.setViewportSize(DESKTOP);
+  await page.emulateMedia({ colorScheme: 'light' });
   await page.click('text=Replay all …');
   await page.waitForSelector('dialog .count');
   check((await page.textContent('dialog .count')).startsWith('4'), 'they are counted first');
@@ -188,6 +244,10 @@ async function comesBack(page, world, console) {
     await page.waitForSelector('.banner >> text=The worker behind this page is gone');
     check(await page.isVisible('section[aria-labelledby=workers] .state.bad'), 'a killed worker is shown as gone');
     await audit(page, 'while the worker is gone');
+    await picture(page, 'gone desktop light');
+    await page.setViewportSize(PHONE);
+    await picture(page, 'gone phone light');
+    await page.setViewportSize(DESKTOP);
     await world.startWorker();
     const began = Date.now();
     await page.waitForSelector('.banner >> text=The worker behind this page is gone', { state: 'detached', timeout: 30_000 });
@@ -197,12 +257,35 @@ async function comesBack(page, world, console) {
   check(await page.evaluate(() => globalThis.sameDocument === true), 'without a reload, and still signed in');
 }
 
+// What a page of another origin can make this browser do, which is signed in as the operator: the simulator's page is of the same
+// site, so the session's cookie goes with the request, SameSite or not.
+async function crossSite(context, world) {
+  const page = await context.newPage();
+  const act = `${world.url}/api/lanes/bulk/pause`;
+  await page.goto(`${world.sim}/_sim/report`);
+  // Neither needs a preflight. The answer to the first is kept from that page (Cross-Origin-Resource-Policy); the second's is seen.
+  await page.evaluate((url) => fetch(url, { method: 'POST', mode: 'no-cors', credentials: 'include', body: '{}' }).catch(() => {}), act);
+  const [answer] = await Promise.all([page.waitForResponse(act), page.evaluate((url) => {
+    const form = document.body.appendChild(document.createElement('form'));
+    Object.assign(form, { method: 'post', action: url, enctype: 'text/plain' });
+    form.submit();
+  }, act)]);
+  check(answer.status() === 403, `a form of another origin is refused (${answer.status()})`);
+  const { lanes } = await world.api('GET', '/api/overview');
+  check(lanes.every(({ paused }) => !paused), 'what another origin asked for was not done');
+  await page.close();
+}
+
 async function readOnly(browser, world) {
-  const page = await (await browser.newContext({ viewport: { width: 1360, height: 900 } })).newPage();
+  const page = await newPage(browser, world);
   const errors = new Console(page);
-  await page.goto(process.env.PAGE_URL ?? world.url);
+  await page.goto(world.url);
   await page.waitForSelector('input[name=token]');
-  await audit(page, 'on the sign-in page');
+  for (const scheme of ['dark', 'light']) {
+    await page.emulateMedia({ colorScheme: scheme });
+    await audit(page, `on the sign-in page, ${scheme}`);
+    await picture(page, `sign in desktop ${scheme}`);
+  }
   await errors.during(/401/, async () => {
     await signIn(page, 'nonsense');
     await page.waitForSelector('.problem >> text=the token is wrong');
@@ -228,8 +311,8 @@ async function load(world) {
   await world.faults(['sendmsg:code:60007=nth:700', 'sendmsg:cut_after=nth:900', 'sendmsg:code:80003=nth:600']);
   const to = Array.from({ length: CAMPAIGN }, (_, n) => `member_${n}`);
   world.submit('bulk', [{ type: 'batch_send', id: 'spring-1', group: 'spring-sale', from: 'shop', to, message: { text: 'Spring sale' } }]);
-  world.submit('normal', Array.from({ length: 8_000 }, (_, n) => ({ type: 'send', id: `order-${n}`, group: 'orders', from: 'shop', to: `${n % 97 === 50 ? 'unknown' : 'customer'}_${n}`, message: { text: 'Your order' } })));
   world.submit('normal', Array.from({ length: 30 }, (_, n) => ({ type: 'send', id: `reminder-${n}`, group: 'reminders', from: 'shop', to: `customer_${n}`, send_at: new Date(Date.now() + 60_000 * (10 + n * n)).toISOString(), message: { text: 'Reminder' } })));
+  world.submit('normal', Array.from({ length: 8_000 }, (_, n) => ({ type: 'send', id: `order-${n}`, group: 'orders', from: 'shop', to: `${n % 97 === 50 ? 'unknown' : 'customer'}_${n}`, message: { text: 'Your order' } })));
 }
 
 async function pictures(page, world) {
@@ -255,11 +338,11 @@ let browser = null;
 let failed = null;
 try {
   browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] });
-  const page = await (await browser.newContext({ viewport: { width: 1360, height: 900 } })).newPage();
+  const page = await newPage(browser, world);
   page.setDefaultTimeout(120_000);
   const errors = new Console(page);
   await load(world);
-  await page.goto(process.env.PAGE_URL ?? world.url);
+  await page.goto(world.url);
   await signIn(page, ADMIN);
   await page.waitForSelector('.figures');
   check((await page.title()).includes('im-dispatcher'), 'signed in');
@@ -275,6 +358,7 @@ try {
       world.fill(JOBS);
       say(`${JOBS} jobs are on record`);
       await finds(page);
+      await crossSite(page.context(), world);
       await readOnly(browser, world);
     }
   } catch (error) {

@@ -6,7 +6,8 @@ import { createServer } from 'node:net';
 import path from 'node:path';
 
 const repo = path.resolve(import.meta.dirname, '../..');
-const binary = process.env.IM_DISPATCHER_BINARY ?? path.join(repo, 'target/debug/im-dispatcher');
+const bin = path.resolve(repo, process.env.IMD_BIN ?? path.join(process.env.CARGO_TARGET_DIR ?? 'target', 'debug'));
+const binary = path.join(bin, 'im-dispatcher');
 export const out = path.join(import.meta.dirname, 'out');
 export const ADMIN = 'browser-test-admin';
 export const GUEST = 'browser-test-guest';
@@ -45,7 +46,7 @@ export class World {
     own.pathname = `/${world.name}`;
     world.database = own.href;
     const sim = await freePort();
-    world.http = process.env.HTTP_PORT ?? await freePort();
+    world.http = await freePort();
     world.url = `http://127.0.0.1:${world.http}`;
     world.sim = `http://127.0.0.1:${sim}`;
     world.env = {
@@ -139,8 +140,9 @@ export class World {
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
     const ended = new Promise((resolve) => child.once('exit', resolve));
     child.kill(signal);
-    await Promise.race([ended, sleep(30_000).then(() => child.kill('SIGKILL'))]);
+    const last = setTimeout(() => child.kill('SIGKILL'), 30_000);
     await ended;
+    clearTimeout(last);
   }
 
   async stop() {
@@ -148,7 +150,7 @@ export class World {
     await this.end(this.worker);
     await this.end(this.simulator);
     try {
-      execFileSync(path.join(repo, 'target/debug/examples/producer'), ['--delete-namespace'], { env: this.env, stdio: 'ignore' });
+      execFileSync(path.join(bin, 'examples/producer'), ['--delete-namespace'], { env: this.env, stdio: 'ignore' });
     } catch {
       console.error(`the namespace ${this.name} stays on RabbitMQ: build the example producer to have it removed`);
     }

@@ -134,7 +134,7 @@ function Bar() {
   const next = THEMES[(THEMES.indexOf(state.theme) + 1) % THEMES.length];
   return h('header', { class: 'bar' },
     h('a', { class: 'skip', href: '#content', onClick: (event) => { event.preventDefault(); focusTitle(); } }, 'Skip to content'),
-    h('a', { class: 'brand', href: '#/' }, h('img', { src: '/assets/icon.svg', alt: '', width: 22, height: 22 }), h('span', null, 'im-dispatcher'),
+    h('a', { class: 'brand', href: '#/' }, h('img', { src: '/assets/icon.svg', alt: 'im-dispatcher', width: 22, height: 22 }), h('span', { 'aria-hidden': true }, 'im-dispatcher'),
       live.overview && h('small', null, live.overview.namespace)),
     h(Health),
     h('nav', { 'aria-label': 'Views' }, VIEWS.map(([name, title]) => h('a', { href: `#/${name}`, 'aria-current': name === active ? 'page' : undefined, key: name },
@@ -180,7 +180,10 @@ window.addEventListener('hashchange', () => {
 window.addEventListener('keydown', (event) => {
   if ((event.ctrlKey || event.metaKey) && event.key === 'k') {
     event.preventDefault();
-    document.querySelector('.quick input')?.focus();
+    const quick = document.querySelector('.quick input');
+    // Narrow screens have the view alone.
+    if (quick?.checkVisibility()) quick.focus();
+    else if (state.session?.role) location.hash = '#/find';
   }
 });
 try { setTheme(THEMES.includes(localStorage.getItem('theme')) ? localStorage.getItem('theme') : 'auto'); } catch { /* auto */ }

@@ -47,6 +47,23 @@ class Asking extends Component {
   }
 }
 
+// The parts of a batch mostly wait for the same: that is told once, with how many they are.
+const MOST_WAITS = 8;
+
+function Waits({ waiting }) {
+  const kinds = new Map();
+  for (const wait of waiting) {
+    const key = `${wait.for} ${wait.text}`;
+    kinds.set(key, { ...wait, parts: (kinds.get(key)?.parts ?? 0) + 1 });
+  }
+  const told = [...kinds.values()];
+  const rest = told.slice(MOST_WAITS).reduce((sum, wait) => sum + wait.parts, 0);
+  return h('ul', { class: 'rows' },
+    told.slice(0, MOST_WAITS).map((wait) => h('li', { key: `${wait.for} ${wait.text}` }, h(State, { word: 'pending', label: wait.for.replace('-', ' ') }),
+      wait.parts > 1 && h('strong', null, format.plural(wait.parts, 'part')), h('span', null, wait.text), wait.until && h('span', { class: 'end' }, h(Time, { at: wait.until })))),
+    rest > 0 && h('li', { class: 'muted', key: 'rest' }, `and ${format.plural(rest, 'part')} more`));
+}
+
 export class Job extends Asking {
   async load() {
     const { name, query } = this.props;
@@ -85,7 +102,7 @@ export class Job extends Asking {
       } }, h('input', { name: 'to', 'aria-label': 'One recipient of this job', placeholder: 'One recipient’s own timeline', defaultValue: to ?? '' }), h(Button, { type: 'submit' }, 'Show')),
       h('div', { class: 'grid' },
         told.waiting.length > 0 && h(Card, { title: 'Waits for', id: 'waits', wide: true, key: 'waits' },
-          h('ul', { class: 'rows' }, told.waiting.map((waiting, at) => h('li', { key: at }, h(State, { word: 'pending', label: waiting.for.replace('-', ' ') }), h('span', null, waiting.text), waiting.until && h('span', { class: 'end' }, h(Time, { at: waiting.until })))))),
+          h(Waits, { waiting: told.waiting })),
         h(Card, { title: 'Timeline', id: 'timeline', wide: true, key: 'timeline', hint: told.left_out > 0 ? `${format.plural(told.left_out, 'entry', 'entries')} left out of the middle` : undefined },
           h('ol', { class: 'timeline' }, told.timeline.map((entry, at) => h('li', { key: at, class: `${entry.event}${entry.code ? ' coded' : ''}` },
             h('span', { class: 'when' }, entry.at ? h(Time, { at: entry.at, fraction: true }) : h('span', { class: 'muted' }, 'no time on record')),

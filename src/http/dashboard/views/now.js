@@ -89,11 +89,11 @@ function Lanes({ overview, may, open }) {
   return h(Card, { title: 'Lanes', id: 'lanes', hint: 'what waits, and what is paused', actions: may && [
     h(Button, { kind: 'small', act: () => open({ kind: 'pause', scope: 'group' }) }, 'Pause a group …'),
   ] },
-  h(Table, { label: 'Lanes', columns: [['Lane'], ['In queue', 'num'], ['Due in table', 'num'], ['Oldest', 'num'], ['Consumers', 'num opt'], ['State'], ['']] },
+  h(Table, { label: 'Lanes', columns: [['Lane'], ['In queue', 'num'], ['Due in table', 'num opt'], ['Oldest', 'num'], ['Consumers', 'num opt'], ['State'], ['']] },
     overview.lanes.map((lane) => h('tr', { key: lane.lane },
       h('th', { scope: 'row' }, lane.lane),
       cell(format.count(lane.ready), `num${lane.ready ? '' : ' zero'}`),
-      cell(format.count(lane.due), `num${lane.due ? '' : ' zero'}`),
+      cell(format.count(lane.due), `num opt${lane.due ? '' : ' zero'}`),
       cell(headAge(lane), 'num'),
       cell(format.count(lane.queues.reduce((sum, queue) => sum + queue.consumers, 0)), 'num opt'),
       cell(lane.paused ? [h(State, { word: 'paused' }), lane.paused_until && [' until ', h(Time, { at: lane.paused_until })]] : h(State, { word: 'ready', label: 'open' })),
@@ -129,11 +129,11 @@ function Workers({ overview, gone }) {
 function Errors({ errors }) {
   return h(Card, { title: 'Errors', id: 'errors', hint: 'by code, of all workers since their start', wide: true },
     errors.length === 0 ? h(Empty, null, 'No call has failed.')
-      : h(Table, { label: 'Errors by code', columns: [['Code'], ['5 minutes', 'num'], ['In all', 'num'], ['What it means, and what to do', 'most']] },
+      : h(Table, { label: 'Errors by code', columns: [['Code'], ['5 minutes', 'num'], ['In all', 'num opt'], ['What it means, and what to do', 'most']] },
         errors.slice(0, 50).map((error) => h('tr', { key: `${error.command} ${error.code}` },
           h('th', { scope: 'row' }, error.code, h('small', null, error.command)),
           cell(format.count(error.recent), `num${error.recent ? '' : ' zero'}`),
-          cell(format.count(error.count), 'num'),
+          cell(format.count(error.count), 'num opt'),
           cell(h(Meaning, error), 'most')))));
 }
 
